@@ -1,0 +1,95 @@
+"""Handwritten digits, masked diffusion, D-MMD: the demo. About ten minutes on two CPU cores."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  # What runs, in order; a phase that is complete in the workdir is not run again.
+  config.phases = ("teacher", "distill", "evaluate")
+
+  config.run = run = ConfigDict()
+  run.seed = 0
+  run.log_every = 50  # steps per line of TensorBoard; the terminal shows the same means
+  run.checkpoint_every = 500  # steps
+  run.keep_checkpoints = 2  # the last few
+  run.tensorboard = True  # needs tensorflow
+  # Devices along the mesh axes data, fsdp, tensor; -1 takes those left over.
+  run.mesh = (-1, 1, 1)
+
+  config.dataset = ConfigDict()
+  config.dataset.name = "digits"  # digits | coins | mixture
+
+  config.process = process = ConfigDict()
+  process.name = "masked"  # masked | uniform | marginal (pi = frequencies in the data)
+  process.schedule = "linear"  # linear | cosine | polynomial
+  process.schedule_power = 2.0  # n of the polynomial schedule, alpha = 1 - t^n
+
+  config.network = network = ConfigDict()
+  network.width = 128
+  network.depth = 4
+  network.heads = 4
+  network.patch = 2  # images: p x p tokens are one position of the transformer; sequences: p
+  network.embed_dim = 32  # features of one token before patches are folded
+  network.mlp_ratio = 4
+  network.positions = "rotary"  # rotary | learned
+  network.dtype = "float32"  # of the computation; parameters and losses are float32
+  # Recompute layers in the backward pass: less memory, and on CPUs faster too (75 against 120 ms a
+  # step here), since XLA spends more time storing what a layer computed than computing it.
+  network.remat = True
+
+  config.teacher = teacher = ConfigDict()
+  teacher.loss = "bound"  # bound (negative ELBO) | cross_entropy
+  teacher.num_timesteps = 0  # T of a discrete-time chain; 0 is continuous time
+  teacher.num_steps = 3000
+  teacher.batch_size = 64
+  teacher.ema = 0.999
+  teacher.optimizer = optimizer(learning_rate=1.5e-3, decay="cosine", b1=0.9, b2=0.99)
+
+  config.distill = distill = ConfigDict()
+  distill.method = "dmmd"
+  distill.teacher = "network"  # network | exact (synthetic data: the true E[x | z_t])
+  distill.teacher_workdir = ""  # take the teacher from another run; "" is this one
+  distill.num_steps = 400  # generator updates
+  distill.batch_size = 64  # examples per update
+  distill.ema = 0.99
+  distill.student_optimizer = optimizer(learning_rate=5e-4, decay="constant", b1=0.0, b2=0.99)
+  distill.auxiliary_optimizer = optimizer(learning_rate=1e-3, decay="constant", b1=0.0, b2=0.99)
+  # alternate: one generator update, then auxiliary_updates updates, each with its own rollout (the
+  # paper). joint: both from one rollout, at about two thirds of the cost.
+  distill.updates = "alternate"
+  distill.auxiliary_updates = 1
+  # Input noise of the student: none | gaussian (per position) | pyramid (images: all resolutions).
+  distill.noise = "pyramid"
+  distill.noise_dim = 4  # numbers per position, or maps per resolution
+  distill.steps = 8  # k, the sampling steps that the student is made for
+  distill.loss = "cross_entropy"  # L_s: cross_entropy (Eq. 11, 12) | bound | squared_error
+  distill.auxiliary_target = "soft"  # soft: p, lower variance, masked only | hard: a sample of p
+  distill.teacher_weight = 1.0  # lambda of Eq. 12
+  distill.weight = "constant"  # w(s): constant | elbo
+  distill.temperature = 1.0  # the teacher is distilled as it would be sampled
+  distill.top_p = 1.0
+  distill.top_p_penalty = 2.0  # nats that excluded categories lose (the paper's Delta)
+  distill.renoise = "posterior"  # z_s ~ q(z_s | z_t, x) | forward: q(z_s | x), as in IDLM
+  distill.from_prior = False  # True: t = 1 always, the one-step setting of DiMO
+
+  config.evaluate = evaluate = ConfigDict()
+  evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64, 256)
+  evaluate.student_nfe = (1, 2, 4, 8, 16, 32)
+  evaluate.num_blocks = 4  # blocks of as many samples as the held-out split; they give the errors
+  evaluate.teacher_temperature = 1.0
+  evaluate.teacher_top_p = 1.0
+  return config
+
+
+def optimizer(learning_rate: float, decay: str, b1: float, b2: float) -> ConfigDict:
+  """AdamW."""
+  config = ConfigDict()
+  config.learning_rate = learning_rate
+  config.warmup_steps = 100  # linear, from 0
+  config.decay = decay  # constant | linear | cosine, to 0 at the last step
+  config.b1 = b1
+  config.b2 = b2
+  config.weight_decay = 0.0
+  config.clip_norm = 1.0  # of the global gradient
+  return config

@@ -1,0 +1,44 @@
+"""Checkpoints of a phase, with orbax: asynchronous, atomic, the last few kept."""
+
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from dmmd_jax.workdir import latest_step
+
+
+def open_manager(directory: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+  """A manager of `<directory>/<step>`; unfinished checkpoints of a killed run are never seen."""
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+  return ocp.CheckpointManager(directory.absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state) -> None:
+  """Starts to save `state`, a pytree of arrays; returns before it is written."""
+  manager.save(step, args=ocp.args.StandardSave(state))
+
+
+def restore(manager: ocp.CheckpointManager, step: int, abstract_state):
+  """Reads a checkpoint into the shapes, dtypes and shardings of `abstract_state`."""
+  return manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+
+
+def restore_part(directory: pathlib.Path, abstract_part):
+  """Reads the subtree `abstract_part`, such as `{"ema": params}`, of the last checkpoint."""
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    return checkpointer.restore(
+      directory.absolute() / str(latest_step(directory.parent)) / "default",
+      args=ocp.args.PyTreeRestore(
+        abstract_part,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_part),
+        partial_restore=True,
+      ),
+    )
+
+
+def abstract_like(tree, shardings):
+  """The shapes and dtypes of `tree` with `shardings`, as restoring wants them."""
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
+  )

@@ -1,0 +1,169 @@
+"""Checks of a config, before anything heavy is imported or written. Pure Python."""
+
+from ml_collections import ConfigDict
+
+PHASES = ("teacher", "distill", "evaluate")
+DATASETS = {"digits": 3, "coins": 1, "mixture": 1}  # axes of one example
+
+_CHOICES = {
+  "dataset.name": tuple(DATASETS),
+  "process.name": ("masked", "uniform", "marginal"),
+  "process.schedule": ("linear", "cosine", "polynomial"),
+  "network.positions": ("rotary", "learned"),
+  "network.dtype": ("float32", "bfloat16"),
+  "teacher.loss": ("bound", "cross_entropy"),
+  "teacher.optimizer.decay": ("constant", "linear", "cosine"),
+  "distill.method": ("dmmd",),
+  "distill.teacher": ("network", "exact"),
+  "distill.updates": ("alternate", "joint"),
+  "distill.noise": ("none", "gaussian", "pyramid"),
+  "distill.loss": ("cross_entropy", "bound", "squared_error"),
+  "distill.auxiliary_target": ("soft", "hard"),
+  "distill.weight": ("constant", "elbo"),
+  "distill.renoise": ("posterior", "forward"),
+  "distill.student_optimizer.decay": ("constant", "linear", "cosine"),
+  "distill.auxiliary_optimizer.decay": ("constant", "linear", "cosine"),
+}
+
+_AT_LEAST_ONE = (
+  "run.log_every", "run.checkpoint_every", "run.keep_checkpoints",
+  "network.width", "network.depth", "network.heads", "network.patch", "network.embed_dim",
+  "network.mlp_ratio", "teacher.num_steps", "teacher.batch_size", "distill.num_steps",
+  "distill.batch_size", "distill.auxiliary_updates", "distill.noise_dim", "distill.steps",
+  "evaluate.num_blocks",
+)  # fmt: skip
+
+_POSITIVE = (
+  "process.schedule_power", "teacher.optimizer.learning_rate", "teacher.optimizer.clip_norm",
+  "distill.student_optimizer.learning_rate", "distill.student_optimizer.clip_norm",
+  "distill.auxiliary_optimizer.learning_rate", "distill.auxiliary_optimizer.clip_norm",
+  "distill.temperature", "evaluate.teacher_temperature",
+)  # fmt: skip
+
+_UNIT = ("distill.top_p", "evaluate.teacher_top_p")
+
+
+class ConfigError(Exception):
+  """A config that cannot run; the message says what was found, expected, and what to do."""
+
+
+def check(config: ConfigDict) -> None:
+  """Raises `ConfigError` for values out of range and for combinations that make no sense."""
+  for field, choices in _CHOICES.items():
+    value = _get(config, field)
+    _require(value in choices, f"{field} is {value!r}; expected one of {', '.join(choices)}")
+  for field in _AT_LEAST_ONE:
+    _require(_get(config, field) >= 1, f"{field} is {_get(config, field)}; expected at least 1")
+  for field in _POSITIVE:
+    _require(_get(config, field) > 0, f"{field} is {_get(config, field)}; expected more than 0")
+  for field in _UNIT:
+    value = _get(config, field)
+    _require(0 < value <= 1, f"{field} is {value}; expected a probability in (0, 1]")
+  for field in ("evaluate.teacher_nfe", "evaluate.student_nfe"):
+    value = _get(config, field)
+    _require(
+      len(value) > 0 and all(isinstance(n, int) and n >= 1 for n in value),
+      f"{field} is {value}; expected numbers of network evaluations, each at least 1",
+    )
+  unknown = [phase for phase in config.phases if phase not in PHASES]
+  _require(not unknown, f"phases has {unknown}; expected some of {', '.join(PHASES)}")
+  _require(len(config.phases) > 0, "phases is empty; name at least one phase to run")
+  _check_combinations(config)
+
+
+def _check_combinations(config: ConfigDict) -> None:
+  network, distill = config.network, config.distill
+  masked = config.process.name == "masked"
+  _require(
+    network.width % (2 * network.heads) == 0,
+    f"network.width is {network.width}; expected a multiple of twice network.heads"
+    f" ({network.heads})",
+  )
+  axes = DATASETS[config.dataset.name]
+  _require(
+    network.positions != "rotary" or (network.width // network.heads) % (4 if axes == 3 else 2) == 0,
+    f"network.width / network.heads is {network.width // network.heads}; rotary positions of images"
+    " need a multiple of 4",
+  )
+  _require(
+    masked or distill.auxiliary_target == "hard",
+    f"distill.auxiliary_target is 'soft' with the {config.process.name} process; there a sample and"
+    " z_s are dependent given z_t: use 'hard'",
+  )
+  _require(
+    masked or distill.weight != "elbo",
+    f"distill.weight is 'elbo' with the {config.process.name} process; it is the weight of the"
+    " masked bound: use 'constant'",
+  )
+  _require(
+    masked or distill.loss != "bound" or config.teacher.loss == "bound",
+    f"distill.loss is 'bound' with the {config.process.name} process and a teacher trained with"
+    " cross-entropy; train it with teacher.loss='bound', or use distill.loss='cross_entropy'",
+  )
+  truncated = distill.top_p < 1 or distill.temperature != 1
+  _require(
+    masked or distill.loss != "bound" or not truncated,
+    "distill.temperature and distill.top_p act on E[x | z_t], which distill.loss='bound' does not"
+    f" use with the {config.process.name} process; use distill.loss='cross_entropy'",
+  )
+  _require(
+    distill.noise != "pyramid" or axes == 3,
+    f"distill.noise is 'pyramid' but {config.dataset.name} are sequences; use 'gaussian'",
+  )
+  exact = distill.teacher == "exact"
+  _require(
+    not exact or config.dataset.name in ("coins", "mixture"),
+    f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
+    " use 'network'",
+  )
+  _require(
+    not exact or masked or distill.loss != "bound",
+    "distill.teacher='exact' gives E[x | z_t], which distill.loss='bound' does not use with the"
+    f" {config.process.name} process; use distill.loss='cross_entropy'",
+  )
+
+
+def check_devices(config: ConfigDict, num_devices: int) -> None:
+  """Raises `ConfigError` where the mesh or a batch does not fit the number of devices."""
+  sizes = tuple(config.run.mesh)
+  fixed = 1
+  for size in sizes:
+    fixed *= size if size > 0 else 1
+  free = sizes.count(-1)
+  _require(
+    len(sizes) == 3
+    and all(size > 0 or size == -1 for size in sizes)
+    and (num_devices % fixed == 0 if free == 1 else free == 0 and fixed == num_devices),
+    f"run.mesh is {sizes} on {num_devices} devices; expected sizes of the axes data, fsdp, tensor"
+    " whose product is the number of devices, -1 standing for the rest of one axis",
+  )
+  data, fsdp = ((size if size > 0 else num_devices // fixed) for size in sizes[:2])
+  for field in ("teacher.batch_size", "distill.batch_size"):
+    value = _get(config, field)
+    _require(
+      field.split(".")[0] not in config.phases or value % (data * fsdp) == 0,
+      f"{field} is {value}; expected a multiple of the {data * fsdp} devices that share a batch",
+    )
+
+
+def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+  """Fields in which two nested dicts differ, each as `name: before -> now`."""
+  found = []
+  for name in sorted(before.keys() | now.keys()):
+    old, new = before.get(name), now.get(name)
+    if isinstance(old, dict) and isinstance(new, dict):
+      found += differences(old, new, f"{prefix}{name}.")
+    elif old != new:
+      found.append(f"{prefix}{name}: {old} -> {new}")
+  return found
+
+
+def _get(config: ConfigDict, field: str):
+  for name in field.split("."):
+    config = config[name]
+  return config
+
+
+def _require(condition: bool, message: str) -> None:
+  if not condition:
+    raise ConfigError(message)

@@ -1,0 +1,74 @@
+"""Ancestral sampling, with temperature and top-p."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dmmd_jax.diffusion.processes import Process
+
+# predict(z_t, t, key) -> log E[x | z_t], float32 [B, ..., K]
+Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Samples(NamedTuple):
+  """Tokens `[B, ...]` and the mean entropy (nats) of the predictions that they were drawn from."""
+
+  tokens: jax.Array
+  entropy: jax.Array
+
+
+def truncate(
+  log_probs: jax.Array, temperature: float = 1.0, top_p: float = 1.0, penalty: float = math.inf
+) -> jax.Array:
+  """Tempers and truncates log-probabilities `[..., K]`; returns normalised log-probabilities.
+
+  Top-p keeps the smallest set of categories whose mass reaches `top_p`, at least one; the others
+  lose `penalty` nats. Sampling takes infinity; a teacher to distil takes a finite constant, since
+  the loss would diverge on excluded categories (D-MMD, section 3.3).
+  """
+  if temperature != 1.0:
+    log_probs = jax.nn.log_softmax(log_probs / temperature)
+  if top_p < 1.0:
+    order = jnp.argsort(-log_probs, axis=-1)
+    probs = jnp.exp(jnp.take_along_axis(log_probs, order, -1))
+    kept = jnp.cumsum(probs, -1) - probs < top_p
+    kept = jnp.take_along_axis(kept.at[..., 0].set(True), jnp.argsort(order, axis=-1), -1)
+    log_probs = jax.nn.log_softmax(jnp.where(kept, log_probs, log_probs - penalty))
+  return log_probs
+
+
+def mean_entropy(log_probs: jax.Array, active: jax.Array) -> jax.Array:
+  """Mean entropy in nats of `log_probs` `[..., K]` over the positions where `active` `[...]`."""
+  entropy = -(jnp.exp(log_probs) * jnp.maximum(log_probs, -1e4)).sum(-1)
+  return jnp.where(active, entropy, 0.0).sum() / jnp.maximum(active.sum(), 1)
+
+
+def ancestral_sample(
+  predict: Predict,
+  process: Process,
+  key: jax.Array,
+  shape: tuple[int, ...],
+  nfe: int,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+) -> Samples:
+  """Draws tokens of `shape` `[B, ...]` in `nfe` evaluations of `predict`, on an even grid of times.
+
+  Each step draws `x ~ Cat(E[x | z_t])`, then `z_s ~ q(z_s | z_t, x)` (D-MMD, section 2).
+  """
+  prior_key, run_key = jax.random.split(key)
+
+  def step(z_t, i):
+    t = jnp.full(shape[:1], (nfe - i) / nfe)
+    s = jnp.full(shape[:1], (nfe - i - 1) / nfe)
+    predict_key, x_key, z_key = jax.random.split(jax.random.fold_in(run_key, i), 3)
+    log_x = truncate(predict(z_t, t, predict_key), temperature, top_p)
+    x = jax.random.categorical(x_key, log_x).astype(jnp.int32)
+    entropy = mean_entropy(log_x, process.active(z_t))
+    return process.sample_posterior(z_key, z_t, x, s, t), entropy
+
+  z_0, entropies = jax.lax.scan(step, process.sample_prior(prior_key, shape), jnp.arange(nfe))
+  return Samples(z_0, entropies.mean())

@@ -1,0 +1,145 @@
+"""Discrete Moment Matching Distillation (D-MMD, arXiv 2603.20155, Algorithm 1).
+
+A student (parameters `eta`) is distilled from a frozen teacher (`theta`) with the help of an
+auxiliary model (`phi`) that tracks what the student generates. With any diffusion loss `L_s` the
+min-max objective is (Eq. 9)
+
+    max over phi, min over eta:  L_s(x, theta) - L_s(x, phi) - lambda L_s(theta, phi)
+
+where `x` is the student's output and all predictions are made at `z_s`, a partly denoised sample.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dmmd_jax.diffusion import losses
+from dmmd_jax.diffusion.processes import Process, expand
+from dmmd_jax.diffusion.samplers import mean_entropy, truncate
+
+DIFFUSION_LOSSES = {
+  "cross_entropy": losses.cross_entropy,
+  "bound": losses.bound,
+  "squared_error": losses.squared_error,
+}
+WEIGHTS = {"constant": losses.constant_weight, "elbo": losses.elbo_weight}
+
+
+@dataclasses.dataclass(frozen=True)
+class DMMD:
+  """The choices of D-MMD; the defaults are the paper's.
+
+  `prediction` is what all three networks' outputs mean, `mean` or `leave_one_out`; the latter
+  goes with the `bound` of a process other than the masked one (paper, Appendix D).
+  """
+
+  process: Process
+  # k, the number of sampling steps that the student is distilled for: t - s < 1/k.
+  steps: int = 8
+  # L_s of Eq. 9, one of DIFFUSION_LOSSES.
+  loss: str = "cross_entropy"
+  # "soft": the student's p, of lower variance, for the masked process only; "hard": its sample.
+  auxiliary_target: str = "soft"
+  # lambda: how strongly the auxiliary model is held to the teacher.
+  teacher_weight: float = 1.0
+  # w(s), one of WEIGHTS.
+  weight: str = "constant"
+  # The teacher is distilled as it would be sampled; excluded categories lose this many nats.
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_p_penalty: float = 2.0
+  # z_s ~ q(z_s | z_t, x) ("posterior"), or q(z_s | x) ("forward": IDLM, arXiv 2602.19066).
+  renoise: str = "posterior"
+  # True: t = 1 always, the one-step setting of DiMO (arXiv 2503.15457).
+  from_prior: bool = False
+  prediction: str = "mean"
+
+
+class Networks(NamedTuple):
+  """The three networks as functions that return log-probabilities float32 `[B, ..., K]`."""
+
+  teacher: Callable[[jax.Array, jax.Array], jax.Array]  # (z, t)
+  student: Callable[[object, jax.Array, jax.Array, jax.Array], jax.Array]  # (eta, z, t, key)
+  auxiliary: Callable[[object, jax.Array, jax.Array], jax.Array]  # (phi, z, t)
+
+
+class Rollout(NamedTuple):
+  """One step of the student: its prediction at `z_t`, a sample `x` of it, and `z_s`."""
+
+  z_t: jax.Array
+  t: jax.Array
+  log_p: jax.Array
+  x: jax.Array
+  z_s: jax.Array
+  s: jax.Array
+
+
+def rollout(
+  method: DMMD, student: Callable, eta: object, x_data: jax.Array, key: jax.Array
+) -> Rollout:
+  """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
+
+  `log_p` `[B, ..., K]` is differentiable in `eta`; `x` and `z_s` are not.
+  """
+  process = method.process
+  time_key, step_key, corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 6)
+  batch_size = x_data.shape[0]
+  s = losses.sample_times(time_key, batch_size)
+  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, (batch_size,)) / method.steps)
+  if method.from_prior:
+    t = jnp.ones_like(s)
+  z_t = process.corrupt(corrupt_key, x_data, t)
+  log_p = student(eta, z_t, t, noise_key)
+  log_mean = log_p
+  if method.prediction == "leave_one_out" or method.renoise == "forward":
+    # Also for a masked network's mean: renoised from scratch, its visible tokens take part.
+    log_mean = process.to_mean(log_p, z_t, t)
+  x = jax.random.categorical(x_key, jax.lax.stop_gradient(log_mean)).astype(jnp.int32)
+  if method.renoise == "forward":
+    z_s = process.corrupt(z_key, x, s)
+  else:
+    z_s = process.sample_posterior(z_key, z_t, x, s, t)
+  return Rollout(z_t, t, log_p if method.prediction == "leave_one_out" else log_mean, x, z_s, s)
+
+
+def dmmd_losses(
+  method: DMMD, networks: Networks, eta: object, phi: object, x_data: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+  """Generator loss (Eq. 11), auxiliary loss (Eq. 12) and metrics of one rollout.
+
+  Both losses are in units of `L_s`, averaged over examples and positions. The first has a gradient
+  in `eta` only, the second in `phi` only: differentiate one of them for an alternating update, or
+  their sum for a joint one.
+  """
+  r = rollout(method, networks.student, eta, x_data, key)
+  log_theta = jax.lax.stop_gradient(networks.teacher(r.z_s, r.s))
+  log_theta = truncate(log_theta, method.temperature, method.top_p, method.top_p_penalty)
+  log_phi = networks.auxiliary(phi, r.z_s, r.s)
+  weight = expand(WEIGHTS[method.weight](method.process, r.s), r.z_s)
+
+  def diffusion_loss(target: jax.Array, log_x_hat: jax.Array) -> jax.Array:
+    per_position = DIFFUSION_LOSSES[method.loss](method.process, target, log_x_hat, r.z_s, r.s)
+    return (weight * per_position).mean()
+
+  p, theta = jnp.exp(r.log_p), jnp.exp(log_theta)
+  generator_loss = diffusion_loss(p, log_theta) - diffusion_loss(p, jax.lax.stop_gradient(log_phi))
+  if method.auxiliary_target == "soft":
+    target = jax.lax.stop_gradient(p)
+  else:
+    target = jax.nn.one_hot(r.x, method.process.num_categories)
+  to_student, to_teacher = diffusion_loss(target, log_phi), diffusion_loss(theta, log_phi)
+  active = method.process.active(r.z_s)
+  metrics = {
+    "generator_loss": generator_loss,
+    "auxiliary_loss": to_student + method.teacher_weight * to_teacher,
+    "entropy": mean_entropy(r.log_p, method.process.active(r.z_t)),
+    "teacher_auxiliary_gap": _mean_where((theta * (log_theta - log_phi)).sum(-1), active),
+  }
+  return generator_loss, metrics["auxiliary_loss"], metrics
+
+
+def _mean_where(values: jax.Array, where: jax.Array) -> jax.Array:
+  return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)

@@ -1,0 +1,75 @@
+"""Runs the phases of an experiment: `python -m dmmd_jax.main --config=configs/digits_dmmd.py`.
+
+Heavy packages are imported only after the config has been checked.
+"""
+
+import importlib
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dmmd_jax import config as config_checks
+from dmmd_jax import workdir as workdirs
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Experiment, a file of configs/; override with --config.section.field=value."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder for checkpoints, logs and results; default runs/<name of the config>."
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    _exit(f"unexpected arguments {argv[1:]}; options begin with --")
+  if _CONFIG.value is None:
+    _exit("no --config; try --config=configs/digits_dmmd.py")
+  config = _CONFIG.value
+  name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+  workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / name)
+  try:
+    config_checks.check(config)
+    workdirs.check(config, workdir)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dmmd_jax"))
+    import jax
+
+    config_checks.check_devices(config, jax.device_count())
+  except config_checks.ConfigError as error:
+    _exit(str(error))
+
+  logging.set_verbosity(logging.WARNING)  # orbax tells at length about every file
+  from dmmd_jax import parallel, training
+
+  mesh = parallel.make_mesh(tuple(config.run.mesh))
+  print(f"{name}: {jax.device_count()} {jax.default_backend()} device(s), workdir {workdir}")
+  for phase in config.phases:
+    if workdirs.is_complete(config, workdir, phase):
+      print(f"{phase}: complete in {workdir / phase}")
+      continue
+    workdirs.record(config, workdir, phase)
+    try:
+      importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, workdir, mesh)
+    except training.NonFiniteError as error:
+      _exit(str(error), 1)
+    except training.Stopped as error:
+      _exit(str(error), 143)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; a bad one ends the program in one line, with exit code 2."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    _exit(" ".join(str(error).split()))
+
+
+def _exit(message: str, code: int = 2) -> None:
+  print(f"dmmd_jax: {message}", file=sys.stderr)
+  sys.exit(code)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=parse)

@@ -1,0 +1,60 @@
+"""What is measured on samples of a kind of data set: functions `tokens -> {metric: value}`."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dmmd_jax.data.pipeline import Dataset
+from dmmd_jax.metrics.classifier import train_classifier
+from dmmd_jax.metrics.frechet import frechet_distance
+
+Measure = Callable[[np.ndarray], dict[str, float]]
+
+
+def make_measure(dataset: Dataset) -> Measure:
+  """Measures on tokens `[n, *shape]` that suit `dataset`; lower is better for all of them.
+
+  With an exact joint: `nll` (nats per token), `impossible` (share of samples of probability 0),
+  `component_tv`. With labels: `frechet` and `class_tv` against the held-out split.
+  """
+  if dataset.joint is not None:
+    return lambda tokens: joint_metrics(dataset.joint, tokens)
+  classifier = train_classifier(dataset.train, dataset.train_labels, dataset.num_categories)
+  real_features, real_logits = classifier.predict(dataset.held_out)
+  real_classes = histogram(np.argmax(real_logits, -1), classifier.num_classes)
+
+  def measure(tokens):
+    features, logits = classifier.predict(tokens)
+    classes = histogram(np.argmax(logits, -1), classifier.num_classes)
+    return {
+      "frechet": frechet_distance(features, real_features),
+      "class_tv": total_variation(classes, real_classes),
+    }
+
+  return measure
+
+
+def joint_metrics(joint, tokens: np.ndarray) -> dict[str, float]:
+  """Metrics of tokens `[n, D]` under their known joint distribution (`toy.Mixture`)."""
+  log_joint = joint.log_joint(tokens)
+  highest = log_joint.max(-1)
+  possible = np.isfinite(highest)
+  metrics = {"impossible": 1.0 - possible.mean()}
+  if not possible.any():
+    return metrics | {"component_tv": 1.0}
+  log_joint, highest = log_joint[possible], highest[possible]
+  relative = np.exp(log_joint - highest[:, None])
+  if possible.all():
+    metrics["nll"] = -(np.log(relative.sum(-1)) + highest).mean() / tokens.shape[1]
+  components = (relative / relative.sum(-1, keepdims=True)).mean(0)
+  return metrics | {"component_tv": total_variation(components, joint.weights)}
+
+
+def histogram(classes: np.ndarray, num_classes: int) -> np.ndarray:
+  """Shares `[num_classes]` of the classes int `[n]`."""
+  return np.bincount(classes, minlength=num_classes) / len(classes)
+
+
+def total_variation(p: np.ndarray, q: np.ndarray) -> float:
+  """Half the L1 distance of two distributions `[n]`: 0 when equal, 1 when disjoint."""
+  return float(np.abs(p - q).sum() / 2)

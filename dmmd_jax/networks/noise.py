@@ -1,0 +1,40 @@
+"""Noise inputs of a student: where the joint choice over all tokens comes from."""
+
+import jax
+import jax.numpy as jnp
+
+
+def sample_noise(
+  key: jax.Array, kind: str, batch_size: int, shape: tuple[int, ...], dim: int
+) -> jax.Array | None:
+  """Draws noise for tokens of `shape` (without the batch): None, or float32 `[B, ..., channels]`.
+
+  `none`; `gaussian`: `dim` numbers per position; `pyramid`: for images `(H, W, C)`, `dim` Gaussian
+  maps at each of the resolutions `H, H/2, ..., 1`, coarse for global choices and fine for local
+  ones, enlarged to `H x W` and stacked (D-MMD, section 4).
+  """
+  if kind == "none":
+    return None
+  if kind == "gaussian":
+    positions = shape[:2] if len(shape) == 3 else shape
+    return jax.random.normal(key, (batch_size, *positions, dim))
+  height, width, _ = shape
+  maps = []
+  for level, key in enumerate(jax.random.split(key, pyramid_levels(height, width))):
+    factor = 2**level
+    coarse = (batch_size, -(-height // factor), -(-width // factor), dim)
+    fine = jax.random.normal(key, coarse).repeat(factor, 1).repeat(factor, 2)
+    maps.append(fine[:, :height, :width])
+  return jnp.concatenate(maps, -1)
+
+
+def pyramid_levels(height: int, width: int) -> int:
+  """Number of resolutions from `height x width` down to one pixel, halving."""
+  return (max(height, width) - 1).bit_length() + 1
+
+
+def noise_channels(kind: str, shape: tuple[int, ...], dim: int) -> int:
+  """Size of the last axis of what `sample_noise` draws; 0 for `none`."""
+  if kind == "none":
+    return 0
+  return dim if kind == "gaussian" else dim * pyramid_levels(*shape[:2])

@@ -1,0 +1,66 @@
+"""Trains a diffusion model: the teacher."""
+
+import pathlib
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from dmmd_jax import training
+from dmmd_jax.data.pipeline import batches
+from dmmd_jax.diffusion import losses
+from dmmd_jax.phases import build
+
+
+@flax.struct.dataclass
+class TeacherState:
+  """`ema` is the average of the parameters, the model to sample from and to distil."""
+
+  model: training.Trainable
+  ema: Any
+
+
+def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+  """Trains a denoiser on the data set for `config.teacher.num_steps` steps."""
+  c = config.teacher
+  dataset = build.make_dataset(config)
+  denoiser = build.make_denoiser(config, dataset)
+  optimizer = training.make_optimizer(c.optimizer, c.num_steps)
+
+  def init(key, _):
+    params = denoiser.init(key)
+    return TeacherState(training.Trainable.create(params, optimizer), params)
+
+  def step(state, x, key):
+    loss, grads = jax.value_and_grad(teacher_loss)(state.model.params, denoiser, c, x, key)
+    model = state.model.update(grads, optimizer)
+    metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
+    if c.loss == "bound":
+      metrics["bits_per_token"] = loss / jnp.log(2.0)
+    return TeacherState(model, training.average(state.ema, model.params, c.ema)), metrics
+
+  job = training.Job(
+    name="teacher",
+    num_steps=c.num_steps,
+    init=init,
+    step=step,
+    batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed, start),
+  )
+  training.train(job, workdir / job.name, config.run, mesh)
+
+
+def teacher_loss(params, denoiser: build.Denoiser, config, x: jax.Array, key: jax.Array):
+  """The loss `config.loss` at random times, in nats per token, for tokens int `[B, ...]`."""
+  process, steps = denoiser.process, config.num_timesteps
+  time_key, corrupt_key, noise_key = jax.random.split(key, 3)
+  t = losses.sample_times(time_key, x.shape[0], steps)
+  z_t = process.corrupt(corrupt_key, x, t)
+  log_x_hat = denoiser.log_probs(params, z_t, t, noise_key)
+  target = jax.nn.one_hot(x, process.num_categories)
+  if config.loss == "cross_entropy":
+    return losses.cross_entropy(process, target, log_x_hat, z_t, t).mean()
+  if steps:
+    return losses.discrete_bound(process, target, log_x_hat, z_t, t, steps).mean()
+  return losses.bound(process, target, log_x_hat, z_t, t).mean()

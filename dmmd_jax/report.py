@@ -1,0 +1,119 @@
+"""Tables and figures from results; reads nothing but what is handed to it."""
+
+import json
+import pathlib
+
+import numpy as np
+
+_TITLES = {
+  "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
+  "class_tv": "Class coverage: total variation of the class histogram from held-out data",
+  "entropy": "Mean entropy of the predictions (nats per position)",
+  "nll": "Negative log-likelihood under the true distribution (nats per token)",
+  "component_tv": "Total variation of the mixture components from the truth",
+  "impossible": "Share of samples that the true distribution cannot produce",
+}
+
+
+def save_results(directory: pathlib.Path, rows: list[dict], reference: dict[str, float]) -> None:
+  """Writes `results.json`, `results.md` and `quality_vs_nfe.png`."""
+  text = json.dumps({"rows": rows, "reference": reference}, indent=1)
+  (directory / "results.json").write_text(text + "\n")
+  (directory / "results.md").write_text(results_table(rows, reference))
+  _plot_quality(directory / "quality_vs_nfe.png", rows, reference)
+
+
+def results_table(rows: list[dict], reference: dict[str, float]) -> str:
+  """Markdown: one table per metric, models in rows, NFE in columns."""
+  nfes = sorted({row["nfe"] for row in rows})
+  models = list(dict.fromkeys(row["model"] for row in rows))
+  parts = []
+  for metric in dict.fromkeys(row["metric"] for row in rows):
+    cells = {(r["model"], r["nfe"]): _cell(r) for r in rows if r["metric"] == metric}
+    parts += [f"### {_TITLES.get(metric, metric)}", ""]
+    parts += ["| model \\ NFE | " + " | ".join(map(str, nfes)) + " |", "|---" * (len(nfes) + 1) + "|"]
+    for model in models:
+      parts.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
+    if metric in reference:
+      parts += ["", f"Training data in place of samples: {reference[metric]:.3f}."]
+    parts.append("")
+  seconds = {(r["model"], r["nfe"]): f"{1e3 * r['seconds_per_sample']:.2f}" for r in rows}
+  parts += ["### Milliseconds per sample", ""]
+  parts += ["| model \\ NFE | " + " | ".join(map(str, nfes)) + " |", "|---" * (len(nfes) + 1) + "|"]
+  for model in models:
+    parts.append(f"| {model} | " + " | ".join(seconds.get((model, n), "") for n in nfes) + " |")
+  samples = rows[0]["num_samples"] if rows else 0
+  return "\n".join(parts) + f"\n\n{samples} samples per cell; ± is one standard error over blocks.\n"
+
+
+def _cell(row: dict) -> str:
+  error = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
+  return f"{row['value']:.3f}{error}"
+
+
+def _plot_quality(path: pathlib.Path, rows: list[dict], reference: dict[str, float]) -> None:
+  """Quality against NFE, one panel per metric."""
+  plt = _pyplot()
+  metrics = list(dict.fromkeys(row["metric"] for row in rows))
+  figure, axes = plt.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 3.6), squeeze=False)
+  for axis, metric in zip(axes[0], metrics, strict=True):
+    for model in dict.fromkeys(row["model"] for row in rows):
+      points = [r for r in rows if (r["model"], r["metric"]) == (model, metric)]
+      axis.errorbar(
+        [r["nfe"] for r in points],
+        [r["value"] for r in points],
+        [r["stderr"] or 0.0 for r in points],
+        marker="o",
+        capsize=2,
+        label=model,
+      )
+    if metric in reference:
+      axis.axhline(reference[metric], color="gray", linestyle=":", label="training data")
+    axis.set_xscale("log", base=2)
+    if metric == "frechet":
+      axis.set_yscale("log")
+    axis.set_xlabel("NFE")
+    axis.set_title(_TITLES.get(metric, metric).split(" (")[0].split(":")[0], fontsize=9)
+    axis.legend(fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+
+
+def save_samples(
+  directory: pathlib.Path, model: str, samples: dict[int, np.ndarray], num_categories: int
+) -> None:
+  """`samples_<model>.png`: per NFE a strip of images; sequences `[n, D]` are drawn as rows."""
+  plt = _pyplot()
+  figure, axes = plt.subplots(
+    len(samples), 1, figsize=(10, 1.9 * len(samples)), squeeze=False, constrained_layout=True
+  )
+  for axis, (nfe, tokens) in zip(axes[:, 0], samples.items(), strict=True):
+    image = _tile(tokens, rows=3, columns=20) if tokens.ndim == 4 else tokens[:40].T
+    axis.imshow(image / (num_categories - 1), cmap="gray", vmin=0, vmax=1)
+    axis.set_ylabel(f"{nfe} NFE", rotation=0, ha="right", va="center")
+    axis.set_xticks([])
+    axis.set_yticks([])
+  figure.suptitle(f"{model}: the first samples of each run, not selected")
+  figure.savefig(directory / f"samples_{model}.png", dpi=90)
+  plt.close(figure)
+
+
+def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+  """Images `[n, H, W, C]` as one image, padded by a pixel."""
+  images = images[: rows * columns]
+  blank = np.zeros((rows * columns - len(images), *images.shape[1:]), images.dtype)
+  images = np.pad(np.concatenate([images, blank]), [(0, 0), (0, 1), (0, 1), (0, 0)])
+  _, h, w, c = images.shape
+  tiled = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
+  return tiled.reshape(rows * h, columns * w, c)
+
+
+def _pyplot():
+  """Imported late: it takes a second, and training needs none of it."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  return pyplot

@@ -1,0 +1,197 @@
+"""The one training loop: restore, step, log, save, stop on a signal. It knows no method by name."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from dmmd_jax import checkpoints, parallel
+
+
+class NonFiniteError(Exception):
+  """A loss or gradient became infinite or NaN."""
+
+
+class Stopped(Exception):
+  """The run was asked to stop (SIGTERM or SIGINT) and has saved its state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a phase hands to the loop.
+
+  `init(key, given)` makes the state, a pytree whose parameters may carry logical axis names, from
+  arrays that exist already, such as a teacher's; `step(state, batch, key)` gives the next state and
+  scalar metrics; `batches(start)` yields host batches from step `start` on.
+  """
+
+  name: str
+  num_steps: int
+  init: Callable[[jax.Array, Any], Any]
+  step: Callable[[Any, jax.Array, jax.Array], tuple[Any, dict[str, jax.Array]]]
+  batches: Callable[[int], Iterator[np.ndarray]]
+  given: Any = ()
+
+
+@flax.struct.dataclass
+class Trainable:
+  """Parameters with the state of their optimiser."""
+
+  params: Any
+  opt_state: Any
+
+  @classmethod
+  def create(cls, params, optimizer: optax.GradientTransformation) -> "Trainable":
+    return cls(params, optimizer.init(params))
+
+  def update(self, grads, optimizer: optax.GradientTransformation) -> "Trainable":
+    updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
+    return Trainable(optax.apply_updates(self.params, updates), opt_state)
+
+
+def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
+  """AdamW with warm-up, then `constant`, `linear` or `cosine` decay, and global-norm clipping."""
+  warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+  decay_steps = max(num_steps - config.warmup_steps, 1)
+  decay = {
+    "constant": optax.constant_schedule(config.learning_rate),
+    "linear": optax.linear_schedule(config.learning_rate, 0.0, decay_steps),
+    "cosine": optax.cosine_decay_schedule(config.learning_rate, decay_steps),
+  }[config.decay]
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      optax.join_schedules([warmup, decay], [config.warmup_steps]),
+      b1=config.b1,
+      b2=config.b2,
+      weight_decay=config.weight_decay,
+    ),
+  )
+
+
+def average(ema, params, decay: float):
+  """One step of the exponential moving average of parameters."""
+  return optax.incremental_update(params, ema, 1.0 - decay)
+
+
+def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
+  """Runs `job` to its last step, from the last checkpoint below `directory` if there is one.
+
+  `config` has `seed`, `log_every`, `checkpoint_every`, `keep_checkpoints` and `tensorboard`.
+  Returns the final state. Raises `NonFiniteError`, and `Stopped` after a signal; what was saved
+  before stays.
+  """
+  init_key, run_key = jax.random.split(jax.random.key(config.seed))
+  shardings = parallel.state_shardings(mesh, jax.eval_shape(job.init, init_key, job.given))
+  init = jax.jit(lambda *args: nn.unbox(job.init(*args)), out_shardings=shardings)
+  replicated = parallel.replicated(mesh)
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated))
+  def step_fn(state, batch, step):
+    return job.step(state, batch, jax.random.fold_in(run_key, step))
+
+  with checkpoints.open_manager(directory / "checkpoints", config.keep_checkpoints) as manager:
+    start = manager.latest_step() or 0
+    if start:
+      abstract = checkpoints.abstract_like(jax.eval_shape(init, init_key, job.given), shardings)
+      state = checkpoints.restore(manager, start, abstract)
+    else:
+      state = init(init_key, job.given)
+    log = _Log(job, directory, start, config)
+    with _StopFlag() as stop, log:
+      batches = job.batches(start) if start < job.num_steps else iter(())
+      for step, batch in zip(range(start, job.num_steps), batches, strict=False):
+        state, metrics = step_fn(state, parallel.place_batch(mesh, batch), step)
+        log.add(step + 1, metrics)
+        last = step + 1 == job.num_steps
+        if last or stop.requested or (step + 1) % config.checkpoint_every == 0:
+          log.flush()  # raises before a state that is not finite could be saved
+          checkpoints.save(manager, step + 1, state)
+        if stop.requested and not last:
+          manager.wait_until_finished()
+          raise Stopped(f"stopped {job.name} at step {step + 1}, saved; run again to continue")
+    manager.wait_until_finished()
+  return state
+
+
+class _StopFlag:
+  """Notes SIGTERM and SIGINT instead of dying of them, so that the loop can save first."""
+
+  requested = False
+
+  def __enter__(self):
+    self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _note(self, *_):
+    self.requested = True
+
+
+class _Log:
+  """Progress bar and TensorBoard; looks at a step's metrics while the next one is running."""
+
+  def __init__(self, job: Job, directory: pathlib.Path, start: int, config):
+    self._every = config.log_every
+    self._pending = None
+    self._window = []
+    self._bar = tqdm(
+      total=job.num_steps, initial=start, desc=job.name, unit="step", dynamic_ncols=True
+    )
+    self._writer = None
+    if config.tensorboard and jax.process_index() == 0 and start < job.num_steps:
+      # Imported late: it takes seconds, and tensorflow would claim the accelerators.
+      import tensorflow as tf
+      from clu import metric_writers
+
+      tf.config.set_visible_devices([], "GPU")
+      tf.config.set_visible_devices([], "TPU")
+      self._writer = metric_writers.AsyncWriter(
+        metric_writers.SummaryWriter(str(directory / "tensorboard"))
+      )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._bar.close()
+    if self._writer:
+      self._writer.close()
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    self.flush()
+    self._pending = step, metrics
+
+  def flush(self) -> None:
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+      raise NonFiniteError(
+        f"{bad[0]} is {metrics[bad[0]]} at step {step}; the checkpoint before it is kept."
+        " Lower the learning rate or the clipping norm"
+      )
+    self._window.append(metrics)
+    self._bar.update()
+    if step % self._every == 0:
+      means = {name: float(np.mean([m[name] for m in self._window])) for name in metrics}
+      self._window.clear()
+      self._bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
+      if self._writer:
+        self._writer.write_scalars(step, means)

@@ -1,0 +1,75 @@
+"""What a workdir holds: one folder a phase, with its config and its checkpoints. Pure Python."""
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from dmmd_jax.config import ConfigError, differences
+
+# What a phase's result depends on; `run` holds what does not change it, but for the seed.
+_SECTIONS = {
+  "teacher": ("dataset", "process", "network", "teacher"),
+  "distill": ("dataset", "process", "network", "teacher", "distill"),
+  "evaluate": ("dataset", "process", "network", "teacher", "distill", "evaluate"),
+}
+
+
+def latest_step(phase_dir: pathlib.Path) -> int:
+  """The step of the last finished checkpoint of a phase; 0 where there is none."""
+  checkpoints = phase_dir / "checkpoints"
+  names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+  return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def is_complete(config: ConfigDict, workdir: pathlib.Path, phase: str) -> bool:
+  """Whether `phase` has nothing left to do in `workdir` under this config."""
+  if phase == "evaluate":
+    done = (workdir / phase / "results.json").exists()
+    return done and _recorded(workdir, phase) == _relevant(config, phase)
+  return latest_step(workdir / phase) >= config[phase].num_steps
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Raises `ConfigError` where a phase to run lacks what it needs, or was begun differently."""
+  if workdir.exists() and not workdir.is_dir():
+    raise ConfigError(f"workdir {workdir} is a file; name a folder")
+  for phase in config.phases:
+    recorded = _recorded(workdir, phase)
+    changed = differences(recorded, _relevant(config, phase)) if recorded else []
+    if changed and phase != "evaluate":
+      raise ConfigError(
+        f"{workdir / phase} was begun with another config ({'; '.join(changed[:3])});"
+        " choose another --workdir, or remove that folder to start again"
+      )
+  _check_needs(config, workdir)
+
+
+def _check_needs(config: ConfigDict, workdir: pathlib.Path) -> None:
+  other = config.distill.teacher_workdir
+  if other or "teacher" not in config.phases:
+    teacher_dir = pathlib.Path(other or workdir) / "teacher"
+    needed = "distill" in config.phases or config.distill.teacher != "exact"
+    if needed and ("distill" in config.phases or "evaluate" in config.phases):
+      if not latest_step(teacher_dir):
+        raise ConfigError(
+          f"no trained teacher in {teacher_dir}; run the phase 'teacher' first, or set"
+          " distill.teacher_workdir to a workdir that has one"
+        )
+
+
+def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:
+  """Notes the config under which `phase` runs."""
+  path = workdir / phase / "config.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(_relevant(config, phase), indent=1) + "\n")
+
+
+def _relevant(config: ConfigDict, phase: str) -> dict:
+  relevant = {name: config[name].to_dict() for name in _SECTIONS[phase]}
+  return json.loads(json.dumps(relevant | {"seed": config.run.seed}))
+
+
+def _recorded(workdir: pathlib.Path, phase: str) -> dict | None:
+  path = workdir / phase / "config.json"
+  return json.loads(path.read_text()) if path.exists() else None
