@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 PHASES = ("teacher", "distill", "evaluate")
-DATASETS = {"digits": 3, "coins": 1, "mixture": 1}  # axes of one example
+DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
 
 _CHOICES = {
   "dataset.name": tuple(DATASETS),
@@ -79,9 +79,17 @@ def _check_combinations(config: ConfigDict) -> None:
     f"network.width is {network.width}; expected a multiple of twice network.heads"
     f" ({network.heads})",
   )
-  axes = DATASETS[config.dataset.name]
+  shape = DATASETS[config.dataset.name]
+  axes = len(shape)
+  sides = shape[:2]
   _require(
-    network.positions != "rotary" or (network.width // network.heads) % (4 if axes == 3 else 2) == 0,
+    all(side % network.patch == 0 for side in sides),
+    f"network.patch is {network.patch}; expected a divisor of the sides"
+    f" {' x '.join(map(str, sides))} of {config.dataset.name}",
+  )
+  _require(
+    network.positions != "rotary"
+    or (network.width // network.heads) % (4 if axes == 3 else 2) == 0,
     f"network.width / network.heads is {network.width // network.heads}; rotary positions of images"
     " need a multiple of 4",
   )

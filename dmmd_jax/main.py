@@ -23,6 +23,7 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
+  logging.set_verbosity(logging.WARNING)  # jax and orbax tell at length about what is normal
   if len(argv) > 1:
     _exit(f"unexpected arguments {argv[1:]}; options begin with --")
   if _CONFIG.value is None:
@@ -40,7 +41,6 @@ def main(argv: list[str]) -> None:
   except config_checks.ConfigError as error:
     _exit(str(error))
 
-  logging.set_verbosity(logging.WARNING)  # orbax tells at length about every file
   from dmmd_jax import parallel, training
 
   mesh = parallel.make_mesh(tuple(config.run.mesh))
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
       importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, workdir, mesh)
     except training.NonFiniteError as error:
       _exit(str(error), 1)
-    except training.Stopped as error:
+    except training.StoppedError as error:
       _exit(str(error), 143)
 
 

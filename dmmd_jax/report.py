@@ -31,7 +31,10 @@ def results_table(rows: list[dict], reference: dict[str, float]) -> str:
   for metric in dict.fromkeys(row["metric"] for row in rows):
     cells = {(r["model"], r["nfe"]): _cell(r) for r in rows if r["metric"] == metric}
     parts += [f"### {_TITLES.get(metric, metric)}", ""]
-    parts += ["| model \\ NFE | " + " | ".join(map(str, nfes)) + " |", "|---" * (len(nfes) + 1) + "|"]
+    parts += [
+      "| model \\ NFE | " + " | ".join(map(str, nfes)) + " |",
+      "|---" * (len(nfes) + 1) + "|",
+    ]
     for model in models:
       parts.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
     if metric in reference:
@@ -43,7 +46,9 @@ def results_table(rows: list[dict], reference: dict[str, float]) -> str:
   for model in models:
     parts.append(f"| {model} | " + " | ".join(seconds.get((model, n), "") for n in nfes) + " |")
   samples = rows[0]["num_samples"] if rows else 0
-  return "\n".join(parts) + f"\n\n{samples} samples per cell; ± is one standard error over blocks.\n"
+  return (
+    "\n".join(parts) + f"\n\n{samples} samples per cell; ± is one standard error over blocks.\n"
+  )
 
 
 def _cell(row: dict) -> str:

@@ -13,16 +13,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from dmmd_jax import checkpoints, parallel
+from dmmd_jax.progress import progress_bar
 
 
 class NonFiniteError(Exception):
   """A loss or gradient became infinite or NaN."""
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
   """The run was asked to stop (SIGTERM or SIGINT) and has saved its state."""
 
 
@@ -88,8 +88,8 @@ def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
   """Runs `job` to its last step, from the last checkpoint below `directory` if there is one.
 
   `config` has `seed`, `log_every`, `checkpoint_every`, `keep_checkpoints` and `tensorboard`.
-  Returns the final state. Raises `NonFiniteError`, and `Stopped` after a signal; what was saved
-  before stays.
+  Returns the final state. Raises `NonFiniteError`, and `StoppedError` after a signal; checkpoints
+  saved before stay.
   """
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   shardings = parallel.state_shardings(mesh, jax.eval_shape(job.init, init_key, job.given))
@@ -119,7 +119,7 @@ def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
           checkpoints.save(manager, step + 1, state)
         if stop.requested and not last:
           manager.wait_until_finished()
-          raise Stopped(f"stopped {job.name} at step {step + 1}, saved; run again to continue")
+          raise StoppedError(f"stopped {job.name} at step {step + 1}, saved; run again to continue")
     manager.wait_until_finished()
   return state
 
@@ -148,9 +148,7 @@ class _Log:
     self._every = config.log_every
     self._pending = None
     self._window = []
-    self._bar = tqdm(
-      total=job.num_steps, initial=start, desc=job.name, unit="step", dynamic_ncols=True
-    )
+    self._bar = progress_bar(job.num_steps, start, job.name, "step")
     self._writer = None
     if config.tensorboard and jax.process_index() == 0 and start < job.num_steps:
       # Imported late: it takes seconds, and tensorflow would claim the accelerators.
@@ -192,6 +190,7 @@ class _Log:
     if step % self._every == 0:
       means = {name: float(np.mean([m[name] for m in self._window])) for name in metrics}
       self._window.clear()
-      self._bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
+      text = {name: f"{value:.3g}" for name, value in means.items()}
+      self._bar.set_postfix(text, refresh=False)
       if self._writer:
         self._writer.write_scalars(step, means)

@@ -46,16 +46,18 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _check_needs(config: ConfigDict, workdir: pathlib.Path) -> None:
-  other = config.distill.teacher_workdir
-  if other or "teacher" not in config.phases:
-    teacher_dir = pathlib.Path(other or workdir) / "teacher"
-    needed = "distill" in config.phases or config.distill.teacher != "exact"
-    if needed and ("distill" in config.phases or "evaluate" in config.phases):
-      if not latest_step(teacher_dir):
-        raise ConfigError(
-          f"no trained teacher in {teacher_dir}; run the phase 'teacher' first, or set"
-          " distill.teacher_workdir to a workdir that has one"
-        )
+  """A student always starts from a trained network; evaluating an exact teacher needs none."""
+  elsewhere = config.distill.teacher_workdir
+  used = "distill" in config.phases or (
+    "evaluate" in config.phases and config.distill.teacher != "exact"
+  )
+  made_now = "teacher" in config.phases and not elsewhere
+  teacher_dir = pathlib.Path(elsewhere or workdir) / "teacher"
+  if used and not made_now and not latest_step(teacher_dir):
+    raise ConfigError(
+      f"no trained teacher in {teacher_dir}; run the phase 'teacher' first, or set"
+      " distill.teacher_workdir to a workdir that has one"
+    )
 
 
 def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:

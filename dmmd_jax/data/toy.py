@@ -22,7 +22,7 @@ class Mixture:
     component = rng.choice(len(self.weights), size=num, p=self.weights)
     cumulative = self.probs.cumsum(-1)[component]
     cumulative[..., -1] = 1.0
-    return (rng.random(cumulative.shape[:2] + (1,)) >= cumulative).sum(-1).astype(np.int32)
+    return (rng.random((*cumulative.shape[:2], 1)) >= cumulative).sum(-1).astype(np.int32)
 
   def log_joint(self, x: np.ndarray) -> np.ndarray:
     """`log p(component, x)` `[n, M]` in float64 for tokens `[n, D]`; -inf where impossible."""

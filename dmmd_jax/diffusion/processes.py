@@ -115,9 +115,7 @@ class Process:
     """`q(z_t | z_s) = keep 1[z_s = z_t] + jump`: the two numbers, broadcastable to `like`."""
     alpha_s, alpha_t = self.schedule.alpha(s), self.schedule.alpha(t)
     # Of the two equal differences, take the one that does not cancel.
-    moved = jnp.where(
-      t < 0.5, self.schedule.beta(t) - self.schedule.beta(s), alpha_s - alpha_t
-    )
+    moved = jnp.where(t < 0.5, self.schedule.beta(t) - self.schedule.beta(s), alpha_s - alpha_t)
     # alpha_s = 0 leaves only s = t = 1, where nothing moves.
     safe = jnp.where(alpha_s > 0.0, alpha_s, 1.0)
     keep = jnp.where(alpha_s > 0.0, alpha_t / safe, 1.0)

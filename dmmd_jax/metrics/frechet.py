@@ -14,9 +14,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
   # tr (S_x S_y)^(1/2) through a symmetric matrix, whose eigenvalues are real and stable.
   cross = np.linalg.eigvalsh(root @ cov_y @ root)
   mean_term = np.square(x.mean(0) - y.mean(0)).sum()
-  return float(
-    mean_term + np.trace(cov_x) + np.trace(cov_y) - 2 * np.sqrt(cross.clip(min=0)).sum()
-  )
+  return float(mean_term + np.trace(cov_x) + np.trace(cov_y) - 2 * np.sqrt(cross.clip(min=0)).sum())
 
 
 def _sqrt(symmetric: np.ndarray) -> np.ndarray:

@@ -20,10 +20,10 @@ def sample_noise(
     return jax.random.normal(key, (batch_size, *positions, dim))
   height, width, _ = shape
   maps = []
-  for level, key in enumerate(jax.random.split(key, pyramid_levels(height, width))):
+  for level, map_key in enumerate(jax.random.split(key, pyramid_levels(height, width))):
     factor = 2**level
     coarse = (batch_size, -(-height // factor), -(-width // factor), dim)
-    fine = jax.random.normal(key, coarse).repeat(factor, 1).repeat(factor, 2)
+    fine = jax.random.normal(map_key, coarse).repeat(factor, 1).repeat(factor, 2)
     maps.append(fine[:, :height, :width])
   return jnp.concatenate(maps, -1)
 

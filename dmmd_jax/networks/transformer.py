@@ -79,7 +79,7 @@ class Transformer(nn.Module):
       c, c.patch ** len(c.grid) * per_position, ("embed", "vocab"), zero=True, name="logits"
     )(h)
     logits = self._unfold(h, per_position)
-    return logits.astype(jnp.float32).reshape(z.shape + (c.num_categories,))
+    return logits.astype(jnp.float32).reshape((*z.shape, c.num_categories))
 
   def _embed(self, z: jax.Array) -> jax.Array:
     """Value embeddings `[B, positions..., features]`; an image's channels are concatenated."""
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
       embedded = jax.nn.one_hot(z, c.num_states, dtype=c.dtype) @ table
     else:
       embedded = table[z]
-    return embedded.reshape(z.shape[: 1 + len(c.grid)] + (-1,))
+    return embedded.reshape((*z.shape[: 1 + len(c.grid)], -1))
 
   def _fold(self, h: jax.Array) -> jax.Array:
     """`[B, H, W, F]` or `[B, D, F]` to patches `[B, patches, p*p*F]` or `[B, patches, p*F]`."""

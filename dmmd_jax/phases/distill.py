@@ -71,9 +71,7 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
 
   def update_student(state, grads):
     student = state.student.update(grads, student_optimizer)
-    return state.replace(
-      student=student, ema=training.average(state.ema, student.params, c.ema)
-    )
+    return state.replace(student=student, ema=training.average(state.ema, student.params, c.ema))
 
   def update_auxiliary(state, grads):
     return state.replace(auxiliary=state.auxiliary.update(grads, auxiliary_optimizer))
@@ -133,6 +131,7 @@ def make_losses(
     from_prior=c.from_prior,
     prediction=denoiser.prediction if c.loss == "bound" else "mean",
   )
+
   def predictor(denoiser):
     return denoiser.log_probs if method.prediction == "leave_one_out" else denoiser.log_mean
 

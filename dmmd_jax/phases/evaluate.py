@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dmmd_jax import parallel, report
 from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.metrics.suites import make_measure
 from dmmd_jax.phases import build
+from dmmd_jax.progress import progress_bar
 
 
 class Model(NamedTuple):
@@ -48,7 +47,7 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   out = workdir / "evaluate"
   out.mkdir(parents=True, exist_ok=True)
   rows = []
-  progress = tqdm(total=sum(sum(m.nfes) for m in models), desc="evaluate", unit="NFE")
+  progress = progress_bar(sum(sum(m.nfes) for m in models), 0, "evaluate", "NFE")
   for model in models:
     grids = {}
     for nfe in model.nfes:
@@ -59,7 +58,9 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     report.save_samples(out, model.name, grids, dataset.num_categories)
   progress.close()
   size = len(dataset.held_out)
-  train_blocks = dataset.train[: len(dataset.train) // size * size].reshape(-1, size, *dataset.shape)
+  train_blocks = dataset.train[: len(dataset.train) // size * size].reshape(
+    -1, size, *dataset.shape
+  )
   reference = {name: float(mean) for name, mean, _ in block_statistics(map(measure, train_blocks))}
   report.save_results(out, rows, reference)
   print((out / "results.md").read_text())
@@ -74,7 +75,9 @@ def make_models(config, workdir: pathlib.Path, dataset, mesh) -> list[Model]:
     predict, params = build.exact_teacher(dataset, denoiser.process), ()
   else:
     predict, params = denoiser.log_mean, build.load_ema(teacher_dir, denoiser, mesh)
-  models = [Model("teacher", predict, params, c.teacher_nfe, c.teacher_temperature, c.teacher_top_p)]
+  models = [
+    Model("teacher", predict, params, c.teacher_nfe, c.teacher_temperature, c.teacher_top_p)
+  ]
   if (workdir / "distill").exists():
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(workdir / "distill", student, mesh)

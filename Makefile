@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# Compiled programs are kept between runs.
+export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
+
+.PHONY: help demo test lint clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+demo: $(VENV)/ready  ## train, distil and evaluate on handwritten digits; results in runs/digits_dmmd
+	$(RUN) dmmd_jax.main --config=configs/digits_dmmd.py
+
+test: $(VENV)/ready  ## run all tests
+	$(RUN) pytest
+
+lint: $(VENV)/ready  ## check format and style
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+
+clean:  ## remove the virtual environment; runs/ stays
+	rm -rf $(VENV)
+
+$(VENV)/ready: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --upgrade pip
+	$(RUN) pip install --quiet --editable '.[test]'
+	touch $@

@@ -1,0 +1,38 @@
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+  name="dmmd_jax",
+  version="0.1.0",
+  description="Train discrete diffusion models and distil them into generators of a few steps.",
+  long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  packages=find_packages(include=["dmmd_jax", "dmmd_jax.*"]),
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2.1",
+    "clu>=0.0.12",
+    "flax>=0.12",
+    "grain>=0.2.12",
+    "jax>=0.10",
+    "matplotlib>=3.9",
+    "ml-collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.25",
+    "scikit-learn>=1.5",
+    # clu's TensorBoard writer needs both, and asks for neither.
+    "tensorboard>=2.18",
+    "tensorflow-cpu>=2.18; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.18; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "test": ["pytest>=8", "ruff>=0.12"],
+    "gpu": ["jax[cuda13]>=0.10"],
+    "tpu": ["jax[tpu]>=0.10"],
+    "notebook": ["jupyterlab>=4"],
+  },
+)

@@ -1,0 +1,157 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmmd_jax.diffusion import processes
+from dmmd_jax.distillation import dmmd
+
+K, D, B = 4, 6, 16
+MASKED = dmmd.DMMD(processes.Masked(K))
+UNIFORM = dmmd.DMMD(processes.Uniform(K), auxiliary_target="hard")
+VARIANTS = [
+  MASKED,
+  UNIFORM,
+  dataclasses.replace(MASKED, loss="bound"),
+  dataclasses.replace(UNIFORM, loss="bound", prediction="leave_one_out"),
+  dataclasses.replace(UNIFORM, prediction="leave_one_out", loss="bound", renoise="forward"),
+  dataclasses.replace(MASKED, loss="squared_error", weight="elbo"),
+  dataclasses.replace(MASKED, renoise="forward"),
+  dataclasses.replace(MASKED, from_prior=True, steps=1),
+  dataclasses.replace(MASKED, temperature=0.8, top_p=0.7),
+]
+each_variant = pytest.mark.parametrize("method", VARIANTS, ids=range(len(VARIANTS)))
+
+
+def network(params, z, t, key=None):
+  """A small function of everything that it should depend on."""
+  table, mixing, slope = params
+  h = table[z] + (table[z].mean(1, keepdims=True) @ mixing) + slope * t[:, None, None]
+  if key is not None:
+    h += 0.3 * jax.random.normal(key, h.shape)
+  return jax.nn.log_softmax(h)
+
+
+def make_params(seed):
+  keys = jax.random.split(jax.random.key(seed), 3)
+  shapes = [(K + 1, K), (K, K), (K,)]
+  return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+
+
+ETA, PHI, THETA = (make_params(seed) for seed in range(3))
+X = jax.random.randint(jax.random.key(9), (B, D), 0, K)
+KEY = jax.random.key(10)
+
+
+def teacher(z, t):
+  return network(THETA, z, t)
+
+
+NETWORKS = dmmd.Networks(teacher, network, network)
+
+
+def largest(tree):
+  return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+@each_variant
+def test_each_loss_moves_its_own_network_only(method):
+  def loss(eta, phi, which):
+    return dmmd.dmmd_losses(method, NETWORKS, eta, phi, X, KEY)[which]
+
+  generator = jax.grad(loss, (0, 1))(ETA, PHI, 0)
+  auxiliary = jax.grad(loss, (0, 1))(ETA, PHI, 1)
+  assert largest(generator[0]) > 1e-4 and largest(generator[1]) == 0
+  assert largest(auxiliary[0]) == 0 and largest(auxiliary[1]) > 1e-4
+  for grads in (generator, auxiliary):
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@each_variant
+def test_joint_gradients_are_those_of_the_two_losses(method):
+  def loss(eta, phi, both):
+    generator, auxiliary, _ = dmmd.dmmd_losses(method, NETWORKS, eta, phi, X, KEY)
+    return generator + auxiliary if both else generator
+
+  joint, alone = (jax.grad(loss)(ETA, PHI, both) for both in (True, False))
+  for a, b in zip(joint, alone, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@each_variant
+def test_student_at_rest_where_auxiliary_equals_teacher(method):
+  """The fixed point: with equal predictions of both, the generator's gradient vanishes."""
+  method = dataclasses.replace(method, temperature=1.0, top_p=1.0)
+  grads = jax.grad(lambda eta: dmmd.dmmd_losses(method, NETWORKS, eta, THETA, X, KEY)[0])(ETA)
+  assert largest(grads) < 1e-6
+
+
+def test_losses_are_equations_11_and_12():
+  method = dataclasses.replace(MASKED, teacher_weight=0.7, weight="elbo")
+  generator, auxiliary, _ = dmmd.dmmd_losses(method, NETWORKS, ETA, PHI, X, KEY)
+  r = dmmd.rollout(method, network, ETA, X, KEY)
+  log_theta, log_phi = teacher(r.z_s, r.s), network(PHI, r.z_s, r.s)
+  p, theta = jnp.exp(r.log_p), jnp.exp(log_theta)
+  m = (r.z_s == K)[..., None] / r.s[:, None, None]  # the masked positions and 1/s of `linear`
+  expected = (m * p * (log_phi - log_theta)).sum() / (B * D)
+  np.testing.assert_allclose(generator, expected, rtol=1e-4)
+  expected = -(m * (p + 0.7 * theta) * log_phi).sum() / (B * D)
+  np.testing.assert_allclose(auxiliary, expected, rtol=1e-4)
+
+
+def test_squared_error_gives_twice_the_gradient_of_continuous_moment_matching():
+  """arXiv 2406.04103: the loss there is p . stop_gradient(x_hat_phi - x_hat_theta)."""
+  for method in (MASKED, UNIFORM):
+    method = dataclasses.replace(method, loss="squared_error")
+
+    def moment_matching(eta, method=method):
+      r = dmmd.rollout(method, network, eta, X, KEY)
+      gap = jnp.exp(network(PHI, r.z_s, r.s)) - jnp.exp(teacher(r.z_s, r.s))
+      counts = method.process.active(r.z_s)[..., None]
+      return (counts * jnp.exp(r.log_p) * jax.lax.stop_gradient(gap)).sum() / (B * D)
+
+    ours = jax.grad(lambda e, m=method: dmmd.dmmd_losses(m, NETWORKS, e, PHI, X, KEY)[0])(ETA)
+    for a, b in zip(ours, jax.grad(moment_matching)(ETA), strict=True):
+      np.testing.assert_allclose(a, 2 * b, rtol=1e-4, atol=1e-7)
+
+
+def test_soft_and_hard_auxiliary_targets_agree_in_expectation_when_masked():
+  def mean_loss(target):
+    method = dataclasses.replace(MASKED, auxiliary_target=target)
+
+    def loss(key):
+      x = jnp.tile(X, (64, 1))
+      return dmmd.dmmd_losses(method, NETWORKS, ETA, PHI, x, key)[1]
+
+    values = jax.lax.map(jax.jit(loss), jax.random.split(KEY, 50))
+    return values.mean(), values.std() / np.sqrt(50)
+
+  (soft, soft_error), (hard, hard_error) = mean_loss("soft"), mean_loss("hard")
+  assert soft_error < hard_error
+  assert abs(soft - hard) < 4 * np.hypot(soft_error, hard_error)
+
+
+def test_rollout_times_and_states():
+  for method in VARIANTS:
+    r = dmmd.rollout(method, network, ETA, X, KEY)
+    assert (r.s <= r.t).all() and (r.t <= 1).all()
+    if method.from_prior:
+      assert (r.t == 1).all()
+    elif method.renoise == "posterior":
+      assert (r.t - r.s <= 1 / method.steps + 1e-6).all()
+    if method.process == MASKED.process and method.renoise == "posterior":
+      seen = r.z_t != K
+      assert (r.z_s[seen] == r.z_t[seen]).all()
+    if method.process == MASKED.process and method.renoise == "forward":
+      seen = r.z_t != K
+      assert (r.x[seen] == r.z_t[seen]).all()  # visible tokens stay in the full sample
+
+
+def test_the_teacher_is_distilled_as_it_would_be_sampled():
+  """Lower temperature and top-p change the teacher only, and keep the losses finite."""
+  plain = dmmd.dmmd_losses(MASKED, NETWORKS, ETA, THETA, X, KEY)[0]
+  cold = dataclasses.replace(MASKED, temperature=0.5, top_p=0.5)
+  generator = dmmd.dmmd_losses(cold, NETWORKS, ETA, THETA, X, KEY)[0]
+  assert abs(float(plain)) < 1e-6 and jnp.isfinite(generator) and abs(float(generator)) > 1e-3

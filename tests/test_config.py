@@ -1,0 +1,131 @@
+import re
+
+import pytest
+
+from configs import digits_dmmd, toy_dmmd
+from dmmd_jax import config as checks
+from dmmd_jax import workdir as workdirs
+
+
+def digits(**overrides):
+  config = digits_dmmd.get_config()
+  config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+  return config
+
+
+def test_shipped_configs_are_sound():
+  from configs import digits_dmmd_uniform
+
+  for module in (digits_dmmd, digits_dmmd_uniform, toy_dmmd):
+    checks.check(module.get_config())
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"process__name": "mask"}, "process.name is 'mask'; expected one of masked, uniform"),
+    ({"process__name": "uniform"}, "auxiliary_target is 'soft' with the uniform process"),
+    (
+      {
+        "process__name": "uniform",
+        "distill__auxiliary_target": "hard",
+        "distill__weight": "elbo",
+      },
+      "'elbo' with the uniform",
+    ),
+    (
+      {
+        "process__name": "uniform",
+        "distill__auxiliary_target": "hard",
+        "distill__loss": "bound",
+        "teacher__loss": "cross_entropy",
+      },
+      "train it with teacher.loss='bound'",
+    ),
+    (
+      {
+        "process__name": "marginal",
+        "distill__auxiliary_target": "hard",
+        "distill__loss": "bound",
+        "distill__top_p": 0.9,
+      },
+      "act on E",
+    ),
+    ({"evaluate__student_nfe": (0, 1)}, "student_nfe is (0, 1)"),
+    ({"evaluate__teacher_nfe": ()}, "teacher_nfe is ()"),
+    ({"distill__top_p": 0.0}, "expected a probability in (0, 1]"),
+    ({"distill__top_p": 1.5}, "distill.top_p is 1.5"),
+    ({"distill__temperature": 0.0}, "more than 0"),
+    ({"distill__teacher": "exact"}, "joint distribution of digits is not known"),
+    ({"network__patch": 3}, "expected a divisor of the sides 8 x 8"),
+    ({"network__heads": 3}, "multiple of twice network.heads"),
+    ({"teacher__num_steps": 0}, "teacher.num_steps is 0; expected at least 1"),
+    ({"phases": ("train",)}, "phases has ['train']"),
+    ({"phases": ()}, "phases is empty"),
+    ({"dataset__name": "coins", "network__patch": 1}, "'pyramid' but coins are sequences"),
+  ],
+)
+def test_impossible_configs_are_named_in_one_line(overrides, message):
+  with pytest.raises(checks.ConfigError, match=re.escape(message)) as error:
+    checks.check(digits(**overrides))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("mesh", "devices", "batch", "message"),
+  [
+    ((-1, 1, 1), 8, 60, "teacher.batch_size is 60; expected a multiple of the 8 devices"),
+    ((4, 1, 1), 8, 64, "run.mesh is (4, 1, 1) on 8 devices"),
+    ((-1, 3, 1), 8, 64, "run.mesh is (-1, 3, 1) on 8 devices"),
+    ((-1, -1, 1), 8, 64, "run.mesh"),
+    ((0, 1, 1), 8, 64, "run.mesh"),
+  ],
+)
+def test_meshes_and_batches_that_do_not_fit_the_devices(mesh, devices, batch, message):
+  with pytest.raises(checks.ConfigError, match=re.escape(message)):
+    checks.check_devices(digits(run__mesh=mesh, teacher__batch_size=batch), devices)
+
+
+def test_fitting_meshes_pass():
+  for mesh in [(-1, 1, 1), (2, -1, 2), (8, 1, 1)]:
+    checks.check_devices(digits(run__mesh=mesh), 8)
+
+
+def test_distilling_needs_a_teacher(tmp_path):
+  config = digits(phases=("distill",))
+  with pytest.raises(checks.ConfigError, match="no trained teacher in"):
+    workdirs.check(config, tmp_path)
+  (tmp_path / "teacher" / "checkpoints" / "3000").mkdir(parents=True)
+  workdirs.check(config, tmp_path)
+  elsewhere = digits(phases=("distill",), distill__teacher_workdir=str(tmp_path))
+  workdirs.check(elsewhere, tmp_path / "other")
+
+
+def test_an_exact_teacher_still_needs_a_network_to_start_from_but_evaluating_does_not(tmp_path):
+  config = toy_dmmd.get_config()
+  config.phases = ("distill",)
+  with pytest.raises(checks.ConfigError, match="no trained teacher"):
+    workdirs.check(config, tmp_path)
+  config.phases = ("evaluate",)
+  workdirs.check(config, tmp_path)
+
+
+def test_a_workdir_keeps_its_config(tmp_path):
+  workdirs.record(digits(), tmp_path, "teacher")
+  workdirs.check(digits(run__log_every=7), tmp_path)  # changes no result
+  workdirs.check(digits(distill__num_steps=7), tmp_path)  # not the teacher's
+  with pytest.raises(checks.ConfigError, match=re.escape("network.width: 128 -> 64")):
+    workdirs.check(digits(network__width=64), tmp_path)
+  with pytest.raises(checks.ConfigError, match="seed: 0 -> 1"):
+    workdirs.check(digits(run__seed=1), tmp_path)
+
+
+def test_completeness(tmp_path):
+  config = digits()
+  assert not workdirs.is_complete(config, tmp_path, "teacher")
+  checkpoints = tmp_path / "teacher" / "checkpoints"
+  (checkpoints / "2500").mkdir(parents=True)
+  (checkpoints / "3000.orbax-checkpoint-tmp-1").mkdir()  # what a kill leaves behind
+  assert not workdirs.is_complete(config, tmp_path, "teacher")
+  (checkpoints / "3000").mkdir()
+  assert workdirs.is_complete(config, tmp_path, "teacher")

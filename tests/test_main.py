@@ -1,0 +1,99 @@
+"""The command line, as its users meet it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def run_main(*args, cwd=".", **environment):
+  return subprocess.run(
+    [sys.executable, "-m", "dmmd_jax.main", *map(str, args)],
+    capture_output=True,
+    text=True,
+    cwd=cwd,
+    env=os.environ | environment,
+    timeout=300,
+  )
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    ([], "no --config"),
+    (["--config=configs/absent.py"], "absent.py"),
+    (["--config=configs/digits_dmmd.py", "--config.teacher.steps=3"], "teacher.steps"),
+    (["--config=configs/digits_dmmd.py", "--config.teacher.num_steps=many"], "many"),
+    (["--config=configs/digits_dmmd.py", "--config.distill.top_p=0.0"], "distill.top_p is 0.0"),
+    (["--config=configs/digits_dmmd.py", "--confg=1"], "confg"),
+    (["--config=configs/digits_dmmd.py", "stray"], "stray"),
+    (["--config=configs/digits_dmmd.py", "--config.phases=('distill',)"], "no trained teacher"),
+    (["--config=configs/digits_dmmd.py", "--config.teacher.batch_size=60"], "batch_size is 60"),
+  ],
+)
+def test_errors_end_in_one_line_with_exit_code_2(args, message, tmp_path):
+  workdir = tmp_path / "run"
+  done = run_main(*args, f"--workdir={workdir}", JAX_PLATFORMS="cpu")
+  assert done.returncode == 2, done.stderr
+  assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--config=configs/digits_dmmd.py", "--x=1"]])
+def test_starts_fast(args):
+  run_main(*args)  # warm the file cache: the figure is that of the imports
+  start = time.perf_counter()
+  run_main(*args)
+  assert time.perf_counter() - start < 2.0
+
+
+TINY = [
+  "--config=configs/toy_dmmd.py",
+  "--config.dataset.name=coins",
+  "--config.network.width=16",
+  "--config.network.depth=1",
+  "--config.teacher.num_steps=20",
+  "--config.teacher.batch_size=32",
+  "--config.distill.num_steps=20",
+  "--config.distill.batch_size=32",
+  "--config.evaluate.teacher_nfe=(1,2)",
+  "--config.evaluate.student_nfe=(1,2)",
+  "--config.evaluate.num_blocks=2",
+]
+
+
+def test_all_phases_run_once_and_leave_results(tmp_path):
+  workdir = tmp_path / "run"
+  done = run_main(*TINY, f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  results = json.loads((workdir / "evaluate" / "results.json").read_text())
+  cells = {(r["model"], r["nfe"], r["metric"]) for r in results["rows"]}
+  for model in ("teacher", "student"):
+    assert {(model, 1, "impossible"), (model, 2, "entropy")} <= cells
+  row = results["rows"][0]
+  assert set(row) == {
+    "model", "nfe", "metric", "value", "stderr", "num_samples", "seconds_per_sample"
+  }  # fmt: skip
+  assert "| teacher |" in done.stdout and "| student |" in done.stdout
+  for name in ("results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png"):
+    assert (workdir / "evaluate" / name).stat().st_size > 0
+  for phase in ("teacher", "distill"):
+    assert any((workdir / phase / "tensorboard").iterdir())
+
+  again = run_main(*TINY, f"--workdir={workdir}")
+  assert again.returncode == 0 and again.stdout.count("complete in") == 3
+
+  changed = run_main(*TINY, "--config.network.width=32", f"--workdir={workdir}")
+  assert changed.returncode == 2 and "network.width: 16 -> 32" in changed.stderr
+
+  other = run_main(
+    *TINY,
+    "--config.phases=('distill',)",
+    f"--config.distill.teacher_workdir={workdir}",
+    f"--workdir={tmp_path / 'other'}",
+  )
+  assert other.returncode == 0, other.stderr
+  assert (tmp_path / "other" / "distill" / "checkpoints" / "20").is_dir()

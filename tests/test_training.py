@@ -1,0 +1,242 @@
+"""The loop: resuming bit for bit, stopping, refusing what is not finite, any number of devices."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from dmmd_jax import checkpoints, parallel, training
+
+RUN = ConfigDict(
+  {"seed": 0, "log_every": 5, "checkpoint_every": 4, "keep_checkpoints": 2, "tensorboard": False}
+)
+
+
+def job(num_steps=10, poison_at=None):
+  """Noisy regression, with a network as small as they come."""
+  optimizer = optax.adam(0.1)
+
+  def init(key, given):
+    kernel = nn.LogicallyPartitioned(jax.random.normal(key, (8, 4)), names=("embed", "mlp"))
+    return {"model": training.Trainable.create({"kernel": kernel}, optimizer), "seen": jnp.array(0)}
+
+  def step(state, batch, key):
+    def loss(params):
+      noise = jax.random.normal(key, (len(batch), 8))
+      return jnp.square((batch + noise) @ params["kernel"] - 1.0).mean()
+
+    value, grads = jax.value_and_grad(loss)(state["model"].params)
+    if poison_at is not None:
+      value = jnp.where(state["seen"] == poison_at, jnp.nan, value)
+    model = state["model"].update(grads, optimizer)
+    return {"model": model, "seen": state["seen"] + 1}, {"loss": value}
+
+  def batches(start):
+    for i in range(start, 1000):
+      yield np.full((8, 8), i, np.float32) / 100
+
+  return training.Job("test", num_steps, init, step, batches)
+
+
+def equal(a, b):
+  return all(
+    (np.asarray(x) == np.asarray(y)).all()
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def saved_steps(directory):
+  return sorted(int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+def test_a_resumed_run_ends_bit_identical_and_keeps_the_last_checkpoints(tmp_path):
+  mesh = parallel.make_mesh()
+  whole = training.train(job(), tmp_path / "whole", RUN, mesh)
+  with pytest.raises(training.NonFiniteError):
+    training.train(job(poison_at=6), tmp_path / "broken", RUN, mesh)
+  resumed = training.train(job(), tmp_path / "broken", RUN, mesh)
+  assert equal(whole, resumed) and int(resumed["seen"]) == 10
+  assert saved_steps(tmp_path / "whole") == [8, 10]
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
+  for poison_at in (3, 5):  # step 4 is a checkpoint: the poison of index 3 arrives with it
+    directory = tmp_path / str(poison_at)
+    with pytest.raises(training.NonFiniteError, match=f"loss is nan at step {poison_at + 1}"):
+      training.train(job(poison_at=poison_at), directory, RUN, parallel.make_mesh())
+    assert saved_steps(directory) == ([] if poison_at == 3 else [4])
+
+
+def test_a_signal_saves_and_the_next_run_goes_on(tmp_path):
+  mesh = parallel.make_mesh()
+  stopping = job()
+  inner = stopping.batches
+
+  def batches(start):
+    for i, batch in enumerate(inner(start)):
+      if i == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+  with pytest.raises(training.StoppedError, match="at step 3, saved"):
+    training.train(
+      training.Job("test", 10, stopping.init, stopping.step, batches), tmp_path / "a", RUN, mesh
+    )
+  assert saved_steps(tmp_path / "a") == [3]
+  resumed = training.train(job(), tmp_path / "a", RUN, mesh)
+  assert equal(resumed, training.train(job(), tmp_path / "b", RUN, mesh))
+
+
+def test_a_finished_job_does_nothing_but_restore(tmp_path):
+  mesh = parallel.make_mesh()
+  first = training.train(job(), tmp_path, RUN, mesh)
+  assert equal(first, training.train(job(), tmp_path, RUN, mesh))
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
+def test_states_are_split_as_the_rules_say_and_give_the_same_result(tmp_path, axes):
+  mesh = parallel.make_mesh(axes)
+  state = training.train(job(), tmp_path / "many", RUN, mesh)
+  kernel = state["model"].params["kernel"]
+  assert kernel.addressable_shards[0].data.shape == (8 // axes[1], 4 // axes[2])
+  moments = state["model"].opt_state[0].mu["kernel"]
+  assert moments.sharding == kernel.sharding
+  one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+  alone = training.train(job(), tmp_path / "one", RUN, one)
+  np.testing.assert_allclose(kernel, alone["model"].params["kernel"], atol=1e-5)
+
+
+def test_a_part_of_a_checkpoint_can_be_read(tmp_path):
+  mesh = parallel.make_mesh()
+  state = training.train(job(), tmp_path, RUN, mesh)
+  abstract = {"seen": jax.ShapeDtypeStruct((), jnp.int32, sharding=parallel.replicated(mesh))}
+  part = checkpoints.restore_part(tmp_path / "checkpoints", abstract)
+  assert set(part) == {"seen"} and int(part["seen"]) == int(state["seen"])
+
+
+def optimizer_config(**overrides):
+  values = {
+    "learning_rate": 1.0, "warmup_steps": 10, "decay": "constant", "b1": 0.9, "b2": 0.99,
+    "weight_decay": 0.0, "clip_norm": 1.0,
+  }  # fmt: skip
+  return ConfigDict(values | overrides)
+
+
+@pytest.mark.parametrize(
+  ("decay", "expected"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)]
+)
+def test_learning_rate_warms_up_then_decays(decay, expected):
+  optimizer = training.make_optimizer(optimizer_config(decay=decay), 110)
+  params = jnp.zeros(3)
+  state, sizes = optimizer.init(params), []
+  for _ in range(111):
+    updates, state = optimizer.update(jnp.ones(3), state, params)
+    sizes.append(float(-updates[0]))
+  np.testing.assert_allclose([sizes[0], sizes[5], sizes[10]], [0.0, 0.5, 1.0], atol=1e-3)
+  np.testing.assert_allclose(sizes[60], expected, atol=1e-3)
+
+
+TOY = [
+  "--config=configs/toy_dmmd.py",
+  "--config.run.tensorboard=False",
+  "--config.run.checkpoint_every=7",
+  "--config.network.width=32",
+  "--config.network.depth=1",
+  "--config.teacher.batch_size=32",
+  "--config.distill.batch_size=32",
+]
+
+
+def start(workdir, *args):
+  command = [sys.executable, "-m", "dmmd_jax.main", *TOY, *args, f"--workdir={workdir}"]
+  return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def newest(phase_dir):
+  folder = phase_dir / "checkpoints"
+  return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
+
+
+def final_files(workdir, phase, step):
+  """The final parameters of a phase, read back with orbax."""
+  import orbax.checkpoint as ocp
+
+  with ocp.StandardCheckpointer() as checkpointer:
+    path = pathlib.Path(workdir) / phase / "checkpoints" / str(step) / "default"
+    return checkpointer.restore(path.absolute())
+
+
+def test_killed_three_times_and_restarted_ends_bit_identical(tmp_path):
+  args = [
+    "--config.phases=('teacher','distill')",
+    "--config.teacher.num_steps=60",
+    "--config.distill.num_steps=60",
+  ]
+  assert start(tmp_path / "whole", *args).wait() == 0
+  broken, rng, kills = tmp_path / "broken", np.random.default_rng(), 0
+  for phase, after in [("teacher", rng.integers(1, 40)), ("distill", rng.integers(1, 20)),
+                       ("distill", rng.integers(28, 40))]:  # fmt: skip
+    process = start(broken, *args)
+    deadline = time.time() + 120
+    while newest(broken / phase) < after and process.poll() is None and time.time() < deadline:
+      time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    kills += process.wait() == -signal.SIGKILL
+  assert kills >= 2  # the machine may outrun the last one
+  assert start(broken, *args).wait() == 0
+  for phase in ("teacher", "distill"):
+    assert equal(final_files(tmp_path / "whole", phase, 60), final_files(broken, phase, 60))
+
+
+_LOSSES = """
+import json, pathlib, sys
+from configs import digits_dmmd
+from dmmd_jax import parallel, training
+from dmmd_jax.phases import {phase}
+config = digits_dmmd.get_config()
+config.run.tensorboard = False
+config.network.depth, config.network.width = 1, 32
+config.teacher.num_steps = config.distill.num_steps = 20
+losses = []
+real = training._Log.add
+def add(self, step, metrics):
+  losses.append({{name: float(value) for name, value in metrics.items()}})
+  real(self, step, metrics)
+training._Log.add = add
+workdir = pathlib.Path(sys.argv[1])
+{phase}.run(config, workdir, parallel.make_mesh())
+print(json.dumps(losses))
+"""
+
+
+def loss_curve(workdir, phase, devices):
+  """Metrics of 20 steps of a phase on a number of virtual devices."""
+  environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+  done = subprocess.run(
+    [sys.executable, "-c", _LOSSES.format(phase=phase), str(workdir)],
+    capture_output=True, text=True, env=environment, timeout=300,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  curve = json.loads(done.stdout.splitlines()[-1])
+  assert len(curve) == 20
+  return {name: np.array([m[name] for m in curve]) for name in curve[0]}
+
+
+def test_one_and_eight_devices_give_the_same_losses(tmp_path):
+  for phase in ("teacher", "distill"):
+    one, eight = (loss_curve(tmp_path / str(n), phase, n) for n in (1, 8))
+    names = [name for name in one if name.endswith("loss")]
+    assert names
+    for name in names:
+      np.testing.assert_allclose(one[name], eight[name], atol=1e-5)
