@@ -62,6 +62,9 @@ def get_config() -> ConfigDict:
   # Input noise of the student: none | gaussian (per position) | pyramid (images: all resolutions).
   distill.noise = "pyramid"
   distill.noise_dim = 4  # numbers per position, or maps per resolution
+  # Standard deviation of the noise. A joint choice can settle in the noise, or in the weights once
+  # and for all, which loses modes; both grow from zero, the first with the square of this scale.
+  distill.noise_scale = 1.0
   distill.steps = 8  # k, the sampling steps that the student is made for
   distill.loss = "cross_entropy"  # L_s: cross_entropy (Eq. 11, 12) | bound | squared_error
   distill.auxiliary_target = "soft"  # soft: p, lower variance, masked only | hard: a sample of p

@@ -37,7 +37,7 @@ _POSITIVE = (
   "process.schedule_power", "teacher.optimizer.learning_rate", "teacher.optimizer.clip_norm",
   "distill.student_optimizer.learning_rate", "distill.student_optimizer.clip_norm",
   "distill.auxiliary_optimizer.learning_rate", "distill.auxiliary_optimizer.clip_norm",
-  "distill.temperature", "evaluate.teacher_temperature",
+  "distill.noise_scale", "distill.temperature", "evaluate.teacher_temperature",
 )  # fmt: skip
 
 _UNIT = ("distill.top_p", "evaluate.teacher_top_p")

@@ -14,9 +14,9 @@ def digits(**overrides):
 
 
 def test_shipped_configs_are_sound():
-  from configs import digits_dmmd_uniform
+  from configs import coins_dmmd, digits_dmmd_uniform
 
-  for module in (digits_dmmd, digits_dmmd_uniform, toy_dmmd):
+  for module in (digits_dmmd, digits_dmmd_uniform, toy_dmmd, coins_dmmd):
     checks.check(module.get_config())
 
 

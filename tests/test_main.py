@@ -51,10 +51,8 @@ def test_starts_fast(args):
 
 
 TINY = [
-  "--config=configs/toy_dmmd.py",
-  "--config.dataset.name=coins",
+  "--config=configs/coins_dmmd.py",
   "--config.network.width=16",
-  "--config.network.depth=1",
   "--config.teacher.num_steps=20",
   "--config.teacher.batch_size=32",
   "--config.distill.num_steps=20",

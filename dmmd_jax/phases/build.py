@@ -47,6 +47,7 @@ class Denoiser:
   shape: tuple[int, ...]
   noise_kind: str = "none"
   noise_dim: int = 0
+  noise_scale: float = 1.0
 
   def init(self, key: jax.Array) -> Any:
     """Parameters that carry logical axis names."""
@@ -71,7 +72,8 @@ class Denoiser:
     return log_probs if self.prediction == "mean" else self.process.to_mean(log_probs, z, t)
 
   def _noise(self, key: jax.Array | None, batch_size: int) -> jax.Array | None:
-    return noise.sample_noise(key, self.noise_kind, batch_size, self.shape, self.noise_dim)
+    drawn = noise.sample_noise(key, self.noise_kind, batch_size, self.shape, self.noise_dim)
+    return None if drawn is None else self.noise_scale * drawn
 
 
 def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
@@ -91,7 +93,8 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   # The bound puts the prediction inside the posterior, which only for masks makes no difference.
   leave_one_out = config.teacher.loss == "bound" and config.process.name != "masked"
   prediction = "leave_one_out" if leave_one_out else "mean"
-  return Denoiser(module, process, prediction, dataset.shape, kind, dim)
+  scale = config.distill.noise_scale
+  return Denoiser(module, process, prediction, dataset.shape, kind, dim, scale)
 
 
 def load_ema(phase_dir: pathlib.Path, denoiser: Denoiser, mesh: jax.sharding.Mesh) -> Any:
