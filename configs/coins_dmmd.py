@@ -14,7 +14,7 @@ def get_config():
 
   # The exact teacher rules wrong pairs out with -infinity; a trained one is a better opponent.
   config.distill.teacher = "network"
-  config.distill.noise_scale = 20.0
+  config.distill.noise_scale = 60.0
   config.distill.from_prior = True
   config.distill.steps = 1
   config.distill.num_steps = 450

@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
   distill.num_steps = 400  # generator updates
   distill.batch_size = 64  # examples per update
   distill.ema = 0.99
-  distill.student_optimizer = optimizer(learning_rate=5e-4, decay="constant", b1=0.0, b2=0.99)
+  distill.student_optimizer = optimizer(learning_rate=5e-4, decay="cosine", b1=0.0, b2=0.99)
   distill.auxiliary_optimizer = optimizer(learning_rate=1e-3, decay="constant", b1=0.0, b2=0.99)
   # alternate: one generator update, then auxiliary_updates updates, each with its own rollout (the
   # paper). joint: both from one rollout, at about two thirds of the cost.
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
   distill.noise_dim = 4  # numbers per position, or maps per resolution
   # Standard deviation of the noise. A joint choice can settle in the noise, or in the weights once
   # and for all, which loses modes; both grow from zero, the first with the square of this scale.
-  distill.noise_scale = 1.0
+  distill.noise_scale = 5.0
   distill.steps = 8  # k, the sampling steps that the student is made for
   distill.loss = "cross_entropy"  # L_s: cross_entropy (Eq. 11, 12) | bound | squared_error
   distill.auxiliary_target = "soft"  # soft: p, lower variance, masked only | hard: a sample of p

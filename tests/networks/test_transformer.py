@@ -24,7 +24,7 @@ def random_params(config, key=1):
   """Parameters away from their zero initialisation, so that every path matters."""
   z, t = inputs(config)
   noise = jnp.zeros((3, *config.shape[:2], config.noise_channels))
-  params = nn.unbox(Transformer(config).init(jax.random.key(key), z, t, noise))
+  params = nn.unbox(jax.jit(Transformer(config).init)(jax.random.key(key), z, t, noise))
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(key + 1), len(leaves))
   moved = [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
@@ -34,8 +34,8 @@ def random_params(config, key=1):
 @pytest.mark.parametrize("config", [IMAGE, TEXT, dataclasses.replace(TEXT, positions="learned")])
 def test_logits_have_the_shape_of_the_tokens_and_start_at_zero(config):
   z, t = inputs(config)
-  params = Transformer(config).init(jax.random.key(1), z, t)
-  logits = Transformer(config).apply(nn.unbox(params), z, t)
+  params = jax.jit(Transformer(config).init)(jax.random.key(1), z, t)
+  logits = jax.jit(Transformer(config).apply)(nn.unbox(params), z, t)
   assert logits.shape == (*z.shape, config.num_categories) and logits.dtype == jnp.float32
   assert (logits == 0).all()
 
@@ -47,7 +47,7 @@ def test_every_position_sees_every_other(config):
   z, t = inputs(config, batch=1)
   changed = z.at[(0,) * z.ndim].set((z[(0,) * z.ndim] + 1) % config.num_states)
   net = Transformer(config)
-  moved = jnp.abs(net.apply(params, z, t) - net.apply(params, changed, t)).max(-1)
+  moved = jnp.abs(jax.jit(net.apply)(params, z, t) - jax.jit(net.apply)(params, changed, t)).max(-1)
   assert (moved > 1e-6).all()
 
 
@@ -60,7 +60,12 @@ def test_patches_keep_pixels_in_their_place():
   )
   net = Transformer(IMAGE)
   changed = z.at[0, 5, 2, 1].set((z[0, 5, 2, 1] + 1) % 6)
-  moved = jnp.abs(net.apply(closed, z, t) - net.apply(closed, changed, t)).max((0, 3, 4)) > 1e-6
+  moved = (
+    jnp.abs(jax.jit(net.apply)(closed, z, t) - jax.jit(net.apply)(closed, changed, t)).max(
+      (0, 3, 4)
+    )
+    > 1e-6
+  )
   expected = np.zeros((8, 8), bool)
   expected[4:6, 2:4] = True
   np.testing.assert_array_equal(moved, expected)
@@ -70,9 +75,9 @@ def test_rotary_positions_tell_places_apart_and_time_matters():
   config = dataclasses.replace(TEXT, depth=1)
   params, net = random_params(config), Transformer(config)
   z = jnp.zeros((1, 12), jnp.int32).at[0, 3].set(1)
-  logits = net.apply(params, z, jnp.array([0.5]))
+  logits = jax.jit(net.apply)(params, z, jnp.array([0.5]))
   assert jnp.abs(logits[0, 4] - logits[0, 8]).max() > 1e-5
-  assert jnp.abs(logits - net.apply(params, z, jnp.array([0.9]))).max() > 1e-5
+  assert jnp.abs(logits - jax.jit(net.apply)(params, z, jnp.array([0.9]))).max() > 1e-5
 
 
 def test_remat_changes_nothing():
@@ -81,11 +86,11 @@ def test_remat_changes_nothing():
 
   def loss(params, remat):
     net = Transformer(dataclasses.replace(IMAGE, remat=remat))
-    return jnp.square(net.apply(params, z, t)).mean()
+    return jnp.square(jax.jit(net.apply)(params, z, t)).mean()
 
   for a, b in zip(
-    jax.tree.leaves(jax.grad(loss)(params, False)),
-    jax.tree.leaves(jax.grad(loss)(params, True)),
+    jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, False)),
+    jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, True)),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, atol=1e-6)
@@ -94,7 +99,7 @@ def test_remat_changes_nothing():
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters():
   params = random_params(IMAGE)
   z, t = inputs(IMAGE)
-  wide = Transformer(IMAGE).apply(params, z, t)
+  wide = jax.jit(Transformer(IMAGE).apply)(params, z, t)
   narrow = Transformer(dataclasses.replace(IMAGE, dtype=jnp.bfloat16)).apply(params, z, t)
   assert narrow.dtype == jnp.float32
   assert jnp.abs(wide - narrow).max() < 0.1 * jnp.abs(wide).max()
@@ -104,7 +109,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters():
 def test_large_vocabularies_are_looked_up():
   config = dataclasses.replace(TEXT, num_states=2000, num_categories=2000)
   z, t = inputs(config)
-  logits = Transformer(config).apply(random_params(config), z, t)
+  logits = jax.jit(Transformer(config).apply)(random_params(config), z, t)
   assert logits.shape == (3, 12, 2000) and jnp.isfinite(logits).all()
 
 
@@ -118,13 +123,15 @@ def test_student_starts_as_its_teacher(config, kind):
   noise = sample_noise(jax.random.key(2), kind, 3, config.shape, 4)
   assert noise.shape[-1] == channels
   teacher_params = random_params(config)["params"]
-  fresh = nn.unbox(Transformer(student).init(jax.random.key(7), z, t, noise))["params"]
+  fresh = nn.unbox(jax.jit(Transformer(student).init)(jax.random.key(7), z, t, noise))["params"]
   assert set(fresh) - set(teacher_params) == {"noise"}
   params = {**fresh, **teacher_params}
-  expected = Transformer(config).apply({"params": teacher_params}, z, t)
+  expected = jax.jit(Transformer(config).apply)({"params": teacher_params}, z, t)
   np.testing.assert_array_equal(
-    Transformer(student).apply({"params": params}, z, t, noise), expected
+    jax.jit(Transformer(student).apply)({"params": params}, z, t, noise), expected
   )
-  params["noise"] = jax.tree.map(lambda a: a + 0.1, params["noise"])
-  moved = Transformer(student).apply({"params": params}, z, t, noise)
+  params["noise"] = jax.tree.map(
+    lambda a: jax.random.normal(jax.random.key(3), a.shape), params["noise"]
+  )
+  moved = jax.jit(Transformer(student).apply)({"params": params}, z, t, noise)
   assert jnp.abs(moved - expected).max() > 1e-4
