@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     config_checks.check_devices(config, jax.device_count())
-  except config_checks.ConfigError as error:
+  except (config_checks.ConfigError, OSError) as error:  # OSError: no such config file
     _exit(str(error))
 
   from dmmd_jax import parallel, training
@@ -62,12 +62,16 @@ def parse(argv: list[str]) -> list[str]:
   """Parses flags; a bad one ends the program in one line, with exit code 2."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    _exit(" ".join(str(error).split()))
+  except (AttributeError, KeyError) as error:
+    field = str(error).strip("'\"")
+    given = [arg for arg in argv if field in arg] or [field]
+    _exit(f"no such field: {', '.join(given)}; the config file lists and explains them all")
+  except (flags.Error, TypeError, ValueError, OSError) as error:
+    _exit(str(error))
 
 
 def _exit(message: str, code: int = 2) -> None:
-  print(f"dmmd_jax: {message}", file=sys.stderr)
+  print("dmmd_jax:", " ".join(message.split()), file=sys.stderr)
   sys.exit(code)
 
 
