@@ -60,13 +60,13 @@ def test_a_joint_step_costs_at_most_three_quarters_of_an_alternating_one():
   config.network.depth = 2
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
-  params = nn.unbox(denoiser.init(jax.random.key(0)))
+  params = nn.unbox(jax.jit(denoiser.init)(jax.random.key(0)))
   data = jnp.asarray(dataset.train)
   runs = {}
   for updates in ("joint", "alternate"):
     config.distill.updates = updates
     init, step = distill.make_step(config, dataset, denoiser)
-    state = nn.unbox(init(jax.random.key(1), params))
+    state = nn.unbox(jax.jit(init)(jax.random.key(1), params))
     batch = data[: config.distill.batch_size * (1 if updates == "joint" else 2)]
     runs[updates] = jax.jit(step), state, batch
   seconds = {name: [] for name in runs}
@@ -83,12 +83,12 @@ def test_a_student_and_an_auxiliary_start_from_the_teacher():
   config = coins_dmmd.get_config()
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
-  params = nn.unbox(denoiser.init(jax.random.key(0)))
+  params = nn.unbox(jax.jit(denoiser.init)(jax.random.key(0)))
   params["logits"]["kernel"] = jax.random.normal(
     jax.random.key(1), params["logits"]["kernel"].shape
   )
   init, _ = distill.make_step(config, dataset, denoiser)
-  state = nn.unbox(init(jax.random.key(2), params))
+  state = nn.unbox(jax.jit(init)(jax.random.key(2), params))
   student = build.make_denoiser(config, dataset, student=True)
   z, t = jnp.full((5, 2), 2), jnp.ones(5)
   expected = denoiser.log_probs(params, z, t)
