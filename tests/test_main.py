@@ -50,6 +50,7 @@ def test_starts_fast(args):
   assert time.perf_counter() - start < 2.0
 
 
+ONE_DEVICE = {"XLA_FLAGS": ""}  # compiles sooner than eight
 TINY = [
   "--config=configs/coins_dmmd.py",
   "--config.network.width=16",
@@ -65,7 +66,7 @@ TINY = [
 
 def test_all_phases_run_once_and_leave_results(tmp_path):
   workdir = tmp_path / "run"
-  done = run_main(*TINY, f"--workdir={workdir}")
+  done = run_main(*TINY, f"--workdir={workdir}", **ONE_DEVICE)
   assert done.returncode == 0, done.stderr
   results = json.loads((workdir / "evaluate" / "results.json").read_text())
   cells = {(r["model"], r["nfe"], r["metric"]) for r in results["rows"]}
@@ -81,10 +82,10 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   for phase in ("teacher", "distill"):
     assert any((workdir / phase / "tensorboard").iterdir())
 
-  again = run_main(*TINY, f"--workdir={workdir}")
+  again = run_main(*TINY, f"--workdir={workdir}", **ONE_DEVICE)
   assert again.returncode == 0 and again.stdout.count("complete in") == 3
 
-  changed = run_main(*TINY, "--config.network.width=32", f"--workdir={workdir}")
+  changed = run_main(*TINY, "--config.network.width=32", f"--workdir={workdir}", **ONE_DEVICE)
   assert changed.returncode == 2 and "network.width: 16 -> 32" in changed.stderr
 
   other = run_main(
@@ -92,6 +93,7 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
     "--config.phases=('distill',)",
     f"--config.distill.teacher_workdir={workdir}",
     f"--workdir={tmp_path / 'other'}",
+    **ONE_DEVICE,
   )
   assert other.returncode == 0, other.stderr
   assert (tmp_path / "other" / "distill" / "checkpoints" / "20").is_dir()

@@ -151,6 +151,6 @@ def make_losses(
 
 def _gradient_norms(student_grads, auxiliary_grads) -> dict[str, jax.Array]:
   return {
-    "student_gradient_norm": optax.global_norm(student_grads),
-    "auxiliary_gradient_norm": optax.global_norm(auxiliary_grads),
+    "student_gradient_norm": optax.tree.norm(student_grads),
+    "auxiliary_gradient_norm": optax.tree.norm(auxiliary_grads),
   }

@@ -36,7 +36,7 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   def step(state, x, key):
     loss, grads = jax.value_and_grad(teacher_loss)(state.model.params, denoiser, c, x, key)
     model = state.model.update(grads, optimizer)
-    metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
     if c.loss == "bound":
       metrics["bits_per_token"] = loss / jnp.log(2.0)
     return TeacherState(model, training.average(state.ema, model.params, c.ema)), metrics
