@@ -41,16 +41,17 @@ def get_config() -> ConfigDict:
   config.teacher = teacher = ConfigDict()
   teacher.loss = "bound"  # bound (negative ELBO) | cross_entropy
   teacher.num_timesteps = 0  # T of a discrete-time chain; 0 is continuous time
-  teacher.num_steps = 3000
+  teacher.num_steps = 2400
   teacher.batch_size = 64
   teacher.ema = 0.999
   teacher.optimizer = optimizer(learning_rate=1.5e-3, decay="cosine", b1=0.9, b2=0.99)
 
   config.distill = distill = ConfigDict()
+  # dmmd | kernel_score (no auxiliary model, no teacher in the step) | dmmd_kernel: both, added.
   distill.method = "dmmd"
   distill.teacher = "network"  # network | exact (synthetic data: the true E[x | z_t])
   distill.teacher_workdir = ""  # take the teacher from another run; "" is this one
-  distill.num_steps = 400  # generator updates
+  distill.num_steps = 350  # generator updates
   distill.batch_size = 64  # examples per update
   distill.ema = 0.99
   distill.student_optimizer = optimizer(learning_rate=5e-4, decay="cosine", b1=0.0, b2=0.99)
@@ -76,10 +77,23 @@ def get_config() -> ConfigDict:
   distill.renoise = "posterior"  # z_s ~ q(z_s | z_t, x) | forward: q(z_s | x), as in IDLM
   distill.from_prior = False  # True: t = 1 always, the one-step setting of DiMO
 
+  distill.dmmd_weight = 3.0  # of Eq. 11 where the kernel score is added to it
+
+  # The kernel score: a student of one to four steps, matched to the joint law of all tokens.
+  distill.score = score = ConfigDict()
+  score.objective = "conditional"  # given z_t, strictly proper | marginal: MMD^2 of a batch
+  score.num_noises = 2  # student evaluations per z_t, each with noise of its own
+  # What outputs are compared with: data, the example that z_t came from | teacher, its samples.
+  score.target = "data"
+  score.target_nfe = 16  # steps in which the teacher samples
+  # Kernels that are summed: (window, stride, bandwidths in tokens); window 0 is the whole example.
+  score.scales = ((0, 1, (2.0, 8.0, 32.0)), (4, 2, (1.0, 4.0)), (2, 1, (1.0,)))
+  score.category_bandwidth = 0.0  # grey levels that count as near; 0: equal or not
+
   config.evaluate = evaluate = ConfigDict()
   evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64, 256)
   evaluate.student_nfe = (1, 2, 4, 8, 16, 32)
-  evaluate.num_blocks = 4  # blocks of as many samples as the held-out split; they give the errors
+  evaluate.num_blocks = 3  # blocks of as many samples as the held-out split; they give the errors
   evaluate.teacher_temperature = 1.0
   evaluate.teacher_top_p = 1.0
   return config

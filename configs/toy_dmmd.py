@@ -33,6 +33,7 @@ def get_config():
   config.distill.batch_size = 128
   config.distill.student_optimizer.learning_rate = 3e-4
   config.distill.student_optimizer.decay = "cosine"
+  config.distill.score.scales = ((0, 1, (1.0, 2.0, 4.0)),)
 
   config.evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64)
   config.evaluate.student_nfe = (1, 2, 4, 8, 16)

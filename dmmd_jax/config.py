@@ -13,7 +13,7 @@ _CHOICES = {
   "network.dtype": ("float32", "bfloat16"),
   "teacher.loss": ("bound", "cross_entropy"),
   "teacher.optimizer.decay": ("constant", "linear", "cosine"),
-  "distill.method": ("dmmd",),
+  "distill.method": ("dmmd", "kernel_score", "dmmd_kernel"),
   "distill.teacher": ("network", "exact"),
   "distill.updates": ("alternate", "joint"),
   "distill.noise": ("none", "gaussian", "pyramid"),
@@ -21,6 +21,8 @@ _CHOICES = {
   "distill.auxiliary_target": ("soft", "hard"),
   "distill.weight": ("constant", "elbo"),
   "distill.renoise": ("posterior", "forward"),
+  "distill.score.objective": ("conditional", "marginal"),
+  "distill.score.target": ("data", "teacher"),
   "distill.student_optimizer.decay": ("constant", "linear", "cosine"),
   "distill.auxiliary_optimizer.decay": ("constant", "linear", "cosine"),
 }
@@ -30,14 +32,15 @@ _AT_LEAST_ONE = (
   "network.width", "network.depth", "network.heads", "network.patch", "network.embed_dim",
   "network.mlp_ratio", "teacher.num_steps", "teacher.batch_size", "distill.num_steps",
   "distill.batch_size", "distill.auxiliary_updates", "distill.noise_dim", "distill.steps",
-  "evaluate.num_blocks",
+  "distill.score.num_noises", "distill.score.target_nfe", "evaluate.num_blocks",
 )  # fmt: skip
 
 _POSITIVE = (
   "process.schedule_power", "teacher.optimizer.learning_rate", "teacher.optimizer.clip_norm",
   "distill.student_optimizer.learning_rate", "distill.student_optimizer.clip_norm",
   "distill.auxiliary_optimizer.learning_rate", "distill.auxiliary_optimizer.clip_norm",
-  "distill.noise_scale", "distill.temperature", "evaluate.teacher_temperature",
+  "distill.noise_scale", "distill.dmmd_weight", "distill.temperature",
+  "evaluate.teacher_temperature",
 )  # fmt: skip
 
 _UNIT = ("distill.top_p", "evaluate.teacher_top_p")
@@ -129,6 +132,32 @@ def _check_combinations(config: ConfigDict) -> None:
     "distill.teacher='exact' gives E[x | z_t], which distill.loss='bound' does not use with the"
     f" {config.process.name} process; use distill.loss='cross_entropy'",
   )
+
+  _check_score(config.distill, sides, config.dataset.name)
+
+
+def _check_score(distill: ConfigDict, sides: tuple[int, ...], dataset: str) -> None:
+  score = distill.score
+  _require(
+    score.objective == "marginal" or score.num_noises >= 2,
+    "distill.score.num_noises is 1; the conditional kernel score compares outputs of at least 2",
+  )
+  _require(
+    score.category_bandwidth >= 0,
+    f"distill.score.category_bandwidth is {score.category_bandwidth}; expected 0 or more",
+  )
+  _require(len(score.scales) > 0, "distill.score.scales is empty; name at least one kernel")
+  for scale in score.scales:
+    expected = f"distill.score.scales has {scale}; expected (window, stride, bandwidths), with"
+    _require(
+      isinstance(scale, tuple) and len(scale) == 3 and isinstance(scale[2], tuple) and scale[2],
+      f"{expected} a tuple of bandwidths",
+    )
+    window, stride, bandwidths = scale
+    _require(
+      all(0 <= window <= side for side in sides) and stride >= 1 and min(bandwidths) > 0,
+      f"{expected} 0 <= window <= {min(sides)} for {dataset}, stride >= 1 and bandwidths above 0",
+    )
 
 
 def check_devices(config: ConfigDict, num_devices: int) -> None:

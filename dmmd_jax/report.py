@@ -7,6 +7,7 @@ import numpy as np
 
 _TITLES = {
   "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
+  "kernel_mmd": "Kernel MMD²: Hamming kernel, to held-out data (unbiased, so may be below 0)",
   "class_tv": "Class coverage: total variation of the class histogram from held-out data",
   "entropy": "Mean entropy of the predictions (nats per position)",
   "nll": "Negative log-likelihood under the true distribution (nats per token)",

@@ -122,10 +122,11 @@ def test_a_workdir_keeps_its_config(tmp_path):
 
 def test_completeness(tmp_path):
   config = digits()
+  last = config.teacher.num_steps
   assert not workdirs.is_complete(config, tmp_path, "teacher")
   checkpoints = tmp_path / "teacher" / "checkpoints"
-  (checkpoints / "2500").mkdir(parents=True)
-  (checkpoints / "3000.orbax-checkpoint-tmp-1").mkdir()  # what a kill leaves behind
+  (checkpoints / f"{last - 1}").mkdir(parents=True)
+  (checkpoints / f"{last}.orbax-checkpoint-tmp-1").mkdir()  # what a kill leaves behind
   assert not workdirs.is_complete(config, tmp_path, "teacher")
-  (checkpoints / "3000").mkdir()
+  (checkpoints / f"{last}").mkdir()
   assert workdirs.is_complete(config, tmp_path, "teacher")

@@ -60,15 +60,30 @@ def ancestral_sample(
   Each step draws `x ~ Cat(E[x | z_t])`, then `z_s ~ q(z_s | z_t, x)` (D-MMD, section 2).
   """
   prior_key, run_key = jax.random.split(key)
+  z_1 = process.sample_prior(prior_key, shape)
+  return finish_sample(predict, process, run_key, z_1, jnp.ones(shape[:1]), nfe, temperature, top_p)
+
+
+def finish_sample(
+  predict: Predict,
+  process: Process,
+  key: jax.Array,
+  z: jax.Array,
+  t_start: jax.Array,
+  nfe: int,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+) -> Samples:
+  """Ancestral sampling from `z` int `[B, ...]` at times `t_start` `[B]` down to 0."""
 
   def step(z_t, i):
-    t = jnp.full(shape[:1], (nfe - i) / nfe)
-    s = jnp.full(shape[:1], (nfe - i - 1) / nfe)
-    predict_key, x_key, z_key = jax.random.split(jax.random.fold_in(run_key, i), 3)
+    t = t_start * (nfe - i) / nfe
+    s = t_start * (nfe - i - 1) / nfe
+    predict_key, x_key, z_key = jax.random.split(jax.random.fold_in(key, i), 3)
     log_x = truncate(predict(z_t, t, predict_key), temperature, top_p)
     x = jax.random.categorical(x_key, log_x).astype(jnp.int32)
     entropy = mean_entropy(log_x, process.active(z_t))
     return process.sample_posterior(z_key, z_t, x, s, t), entropy
 
-  z_0, entropies = jax.lax.scan(step, process.sample_prior(prior_key, shape), jnp.arange(nfe))
+  z_0, entropies = jax.lax.scan(step, z, jnp.arange(nfe))
   return Samples(z_0, entropies.mean())

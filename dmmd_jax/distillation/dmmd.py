@@ -67,31 +67,51 @@ class Networks(NamedTuple):
 
 
 class Rollout(NamedTuple):
-  """One step of the student: its prediction at `z_t`, a sample `x` of it, and `z_s`."""
+  """One step of the student: its prediction at `z_t`, a sample `x` of it, and `z_s`.
+
+  `log_p` `[B, ..., K]` means what the method's `prediction` says, `log_mean` is `log E[x | z_t]`;
+  both are differentiable in the student's parameters, `x` and `z_s` are not.
+  """
 
   z_t: jax.Array
   t: jax.Array
   log_p: jax.Array
+  log_mean: jax.Array
   x: jax.Array
   z_s: jax.Array
   s: jax.Array
 
 
+def corrupt(
+  process: Process, steps: int, x_data: jax.Array, key: jax.Array, from_prior: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Draws `s`, `t` within `1/steps` above it (or 1), and `z_t ~ q(z_t | x_data)`: `z_t, s, t`."""
+  time_key, step_key, corrupt_key = jax.random.split(key, 3)
+  batch_size = x_data.shape[0]
+  s = losses.sample_times(time_key, batch_size)
+  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, (batch_size,)) / steps)
+  if from_prior:
+    t = jnp.ones_like(s)
+  return process.corrupt(corrupt_key, x_data, t), s, t
+
+
 def rollout(
-  method: DMMD, student: Callable, eta: object, x_data: jax.Array, key: jax.Array
+  method: DMMD,
+  student: Callable,
+  eta: object,
+  x_data: jax.Array,
+  key: jax.Array,
+  num_noises: int = 1,
 ) -> Rollout:
   """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
 
-  `log_p` `[B, ..., K]` is differentiable in `eta`; `x` and `z_s` are not.
+  With more noises every `z_t` is seen by so many students that differ in their noise only: all
+  arrays are `[num_noises * B, ...]`, the noise being the slower index.
   """
   process = method.process
-  time_key, step_key, corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 6)
-  batch_size = x_data.shape[0]
-  s = losses.sample_times(time_key, batch_size)
-  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, (batch_size,)) / method.steps)
-  if method.from_prior:
-    t = jnp.ones_like(s)
-  z_t = process.corrupt(corrupt_key, x_data, t)
+  corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
+  start = corrupt(process, method.steps, x_data, corrupt_key, method.from_prior)
+  z_t, s, t = (jnp.concatenate([part] * num_noises) for part in start)
   log_p = student(eta, z_t, t, noise_key)
   log_mean = log_p
   if method.prediction == "leave_one_out" or method.renoise == "forward":
@@ -102,19 +122,20 @@ def rollout(
     z_s = process.corrupt(z_key, x, s)
   else:
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
-  return Rollout(z_t, t, log_p if method.prediction == "leave_one_out" else log_mean, x, z_s, s)
+  if method.prediction == "mean":
+    log_p = log_mean
+  return Rollout(z_t, t, log_p, log_mean, x, z_s, s)
 
 
 def dmmd_losses(
-  method: DMMD, networks: Networks, eta: object, phi: object, x_data: jax.Array, key: jax.Array
+  method: DMMD, networks: Networks, phi: object, r: Rollout
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-  """Generator loss (Eq. 11), auxiliary loss (Eq. 12) and metrics of one rollout.
+  """Generator loss (Eq. 11), auxiliary loss (Eq. 12) and metrics of one rollout of the student.
 
   Both losses are in units of `L_s`, averaged over examples and positions. The first has a gradient
-  in `eta` only, the second in `phi` only: differentiate one of them for an alternating update, or
-  their sum for a joint one.
+  in `eta` (through the rollout) only, the second in `phi` only: differentiate one of them for an
+  alternating update, or their sum for a joint one.
   """
-  r = rollout(method, networks.student, eta, x_data, key)
   log_theta = jax.lax.stop_gradient(networks.teacher(r.z_s, r.s))
   log_theta = truncate(log_theta, method.temperature, method.top_p, method.top_p_penalty)
   log_phi = networks.auxiliary(phi, r.z_s, r.s)

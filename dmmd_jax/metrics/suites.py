@@ -7,6 +7,8 @@ import numpy as np
 from dmmd_jax.data.pipeline import Dataset
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.frechet import frechet_distance
+from dmmd_jax.mmd import mmd2
+from dmmd_jax.mmd.kernels import Hamming
 
 Measure = Callable[[np.ndarray], dict[str, float]]
 
@@ -14,11 +16,23 @@ Measure = Callable[[np.ndarray], dict[str, float]]
 def make_measure(dataset: Dataset) -> Measure:
   """Measures on tokens `[n, *shape]` that suit `dataset`; lower is better for all of them.
 
-  With an exact joint: `nll` (nats per token), `impossible` (share of samples of probability 0),
+  Always `kernel_mmd`, the unbiased MMD^2 to the held-out split under a Hamming kernel. With an
+  exact joint: `nll` (nats per token), `impossible` (share of samples of probability 0),
   `component_tv`. With labels: `frechet` and `class_tv` against the held-out split.
   """
+  special = special_measure(dataset)
+  kernel = Hamming(num_categories=dataset.num_categories)
+  return lambda tokens: (
+    special(tokens) | {"kernel_mmd": mmd2(tokens, dataset.held_out, kernel).value}
+  )
+
+
+def special_measure(dataset: Dataset) -> Measure:
+  """The metrics that only some data sets have."""
   if dataset.joint is not None:
     return lambda tokens: joint_metrics(dataset.joint, tokens)
+  if dataset.train_labels is None:
+    return lambda tokens: {}
   classifier = train_classifier(dataset.train, dataset.train_labels, dataset.num_categories)
   real_features, real_logits = classifier.predict(dataset.held_out)
   real_classes = histogram(np.argmax(real_logits, -1), classifier.num_classes)

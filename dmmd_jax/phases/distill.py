@@ -8,20 +8,25 @@ from typing import Any
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import batches
-from dmmd_jax.distillation import dmmd
+from dmmd_jax.diffusion.samplers import finish_sample, mean_entropy
+from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.phases import build
 
 
 @flax.struct.dataclass
 class DistillState:
-  """`ema` is the average of the student, the model to sample from; `teacher` never changes."""
+  """`ema` is the average of the student, the model to sample from; `teacher` never changes.
+
+  The kernel score alone has no auxiliary model, and no teacher unless its samples are the target.
+  """
 
   student: training.Trainable
-  auxiliary: training.Trainable
+  auxiliary: training.Trainable | None
   teacher: Any
   ema: Any
 
@@ -31,7 +36,6 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   c = config.distill
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
-  updates_per_step = 1 if c.updates == "joint" else 1 + c.auxiliary_updates
   init, step = make_step(config, dataset, denoiser)
   job = training.Job(
     name="distill",
@@ -39,15 +43,22 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     init=init,
     step=step,
     batches=lambda start: batches(
-      dataset.train, updates_per_step * c.batch_size, config.run.seed + 1, start
+      dataset.train, updates_per_step(c) * c.batch_size, config.run.seed + 1, start
     ),
     given=build.load_ema(pathlib.Path(c.teacher_workdir or workdir) / "teacher", denoiser, mesh),
   )
   training.train(job, workdir / job.name, config.run, mesh)
 
 
+def updates_per_step(config) -> int:
+  """How many updates, each with its own part of the batch, make a step of `config.distill`."""
+  if config.method == "kernel_score" or config.updates == "joint":
+    return 1
+  return 1 + config.auxiliary_updates
+
+
 def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Callable]:
-  """`init(key, teacher)` and `step(state, batch, key)` of D-MMD (Algorithm 1).
+  """`init(key, teacher)` and `step(state, batch, key)` of the method of `config.distill`.
 
   A batch holds one part of `batch_size` examples per update.
   """
@@ -57,6 +68,7 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
   auxiliary_steps = c.num_steps * (1 if c.updates == "joint" else c.auxiliary_updates)
   auxiliary_optimizer = training.make_optimizer(c.auxiliary_optimizer, auxiliary_steps)
   losses = make_losses(config, dataset, denoiser, student_denoiser)
+  score_alone = c.method == "kernel_score"
 
   def init(key, teacher):
     teacher = nn.meta.replace_boxed(denoiser.init(key), teacher)
@@ -64,8 +76,8 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
     student = {**student_denoiser.init(key), **teacher}
     return DistillState(
       student=training.Trainable.create(student, student_optimizer),
-      auxiliary=training.Trainable.create(teacher, auxiliary_optimizer),
-      teacher=teacher,
+      auxiliary=None if score_alone else training.Trainable.create(teacher, auxiliary_optimizer),
+      teacher=teacher if not score_alone or c.score.target == "teacher" else None,
       ema=student,
     )
 
@@ -75,6 +87,15 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
 
   def update_auxiliary(state, grads):
     return state.replace(auxiliary=state.auxiliary.update(grads, auxiliary_optimizer))
+
+  def score_step(state, x, key):
+    def loss(eta):
+      generator, _, metrics = losses(eta, None, state.teacher, x, key)
+      return generator, metrics
+
+    grads, metrics = jax.grad(loss, has_aux=True)(state.student.params)
+    metrics["student_gradient_norm"] = optax.tree.norm(grads)
+    return update_student(state, grads), metrics
 
   def joint_step(state, x, key):
     def loss(eta, phi):
@@ -100,7 +121,7 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
 
     def auxiliary_update(state, inputs):
       def auxiliary_loss(phi):
-        return losses(state.student.params, phi, state.teacher, *inputs)[1]
+        return losses(state.student.params, phi, state.teacher, *inputs, score=False)[1]
 
       grads = jax.grad(auxiliary_loss)(state.auxiliary.params)
       return update_auxiliary(state, grads), grads
@@ -109,13 +130,18 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
     last = jax.tree.map(lambda g: g[-1], grads)
     return state, metrics | _gradient_norms(student_grads, last)
 
+  if score_alone:
+    return init, score_step
   return init, joint_step if c.updates == "joint" else alternating_step
 
 
 def make_losses(
   config, dataset, denoiser: build.Denoiser, student: build.Denoiser
-) -> Callable[..., tuple[jax.Array, jax.Array, dict[str, jax.Array]]]:
-  """`losses(eta, phi, theta, x, key)` of `dmmd.dmmd_losses` with the choices of the config."""
+) -> Callable[..., tuple[jax.Array, jax.Array | None, dict[str, jax.Array]]]:
+  """`losses(eta, phi, theta, x, key)`: the student's loss, the auxiliary's, and metrics.
+
+  With the method `dmmd_kernel`, `score=False` leaves out the kernel score and its second noise.
+  """
   c = config.distill
   method = dmmd.DMMD(
     process=denoiser.process,
@@ -137,16 +163,62 @@ def make_losses(
 
   exact = c.teacher == "exact"
   teacher = build.exact_teacher(dataset, method.process) if exact else predictor(denoiser)
+  score_of = make_score(config, dataset, denoiser)
 
-  def losses(eta, phi, theta, x, key):
+  def score_losses(eta, phi, theta, x, key):
+    corrupt_key, noise_key, score_key = jax.random.split(key, 3)
+    start = dmmd.corrupt(method.process, c.steps, x, corrupt_key, c.from_prior)
+    z_t, _, t = (jnp.concatenate([part] * c.score.num_noises) for part in start)
+    log_p = student.log_mean(eta, z_t, t, noise_key)
+    score = score_of(theta, log_p, x, z_t, t, score_key)
+    entropy = mean_entropy(log_p, method.process.active(z_t))
+    return score, None, {"kernel_score_loss": score, "entropy": entropy}
+
+  def dmmd_losses(eta, phi, theta, x, key, score=True):
     networks = dmmd.Networks(
       teacher=functools.partial(teacher, theta),
       student=predictor(student),
       auxiliary=predictor(denoiser),
     )
-    return dmmd.dmmd_losses(method, networks, eta, phi, x, key)
+    with_score = score and c.method == "dmmd_kernel"
+    rollout_key, score_key = jax.random.split(key)
+    num_noises = c.score.num_noises if with_score else 1
+    r = dmmd.rollout(method, networks.student, eta, x, rollout_key, num_noises)
+    generator, auxiliary, metrics = dmmd.dmmd_losses(method, networks, phi, r)
+    if with_score:
+      score = score_of(theta, r.log_mean, x, r.z_t, r.t, score_key)
+      generator = c.dmmd_weight * generator + score
+      metrics["kernel_score_loss"] = score
+    return generator, auxiliary, metrics
 
-  return losses
+  return score_losses if c.method == "kernel_score" else dmmd_losses
+
+
+def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.Array]:
+  """`score(theta, log_mean, x, z_t, t, key)` of `config.distill.score`.
+
+  `log_mean`, `z_t` and `t` are those of all noises, as `dmmd.rollout` gives them; `x` is the data
+  that `z_t` came from.
+  """
+  c = config.distill.score
+  method = kernel_score.KernelScore(
+    denoiser.process, tuple(kernel_score.Scale(*scale) for scale in c.scales), c.category_bandwidth
+  )
+  exact = config.distill.teacher == "exact"
+  teacher = build.exact_teacher(dataset, denoiser.process) if exact else denoiser.log_mean
+
+  def score(theta, log_mean, x, z_t, t, key):
+    size = len(x)
+    if c.target == "teacher":
+      predict = functools.partial(teacher, theta)
+      z, start = z_t[:size], t[:size]
+      x = finish_sample(predict, denoiser.process, key, z, start, c.target_nfe).tokens
+    if c.objective == "marginal":
+      return kernel_score.marginal_mmd2(method, log_mean[:size], x, z_t[:size])
+    log_mean = log_mean.reshape(c.num_noises, size, *log_mean.shape[1:])
+    return kernel_score.conditional_score(method, log_mean, x, z_t[:size])
+
+  return score
 
 
 def _gradient_norms(student_grads, auxiliary_grads) -> dict[str, jax.Array]:

@@ -52,6 +52,10 @@ def teacher(z, t):
 NETWORKS = dmmd.Networks(teacher, network, network)
 
 
+def losses(method, eta, phi, x, key):
+  return dmmd.dmmd_losses(method, NETWORKS, phi, dmmd.rollout(method, network, eta, x, key))
+
+
 def largest(tree):
   return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
@@ -59,7 +63,7 @@ def largest(tree):
 @each_variant
 def test_each_loss_moves_its_own_network_only(method):
   def loss(eta, phi, which):
-    return dmmd.dmmd_losses(method, NETWORKS, eta, phi, X, KEY)[which]
+    return losses(method, eta, phi, X, KEY)[which]
 
   generator = jax.grad(loss, (0, 1))(ETA, PHI, 0)
   auxiliary = jax.grad(loss, (0, 1))(ETA, PHI, 1)
@@ -72,7 +76,7 @@ def test_each_loss_moves_its_own_network_only(method):
 @each_variant
 def test_joint_gradients_are_those_of_the_two_losses(method):
   def loss(eta, phi, both):
-    generator, auxiliary, _ = dmmd.dmmd_losses(method, NETWORKS, eta, phi, X, KEY)
+    generator, auxiliary, _ = losses(method, eta, phi, X, KEY)
     return generator + auxiliary if both else generator
 
   joint, alone = (jax.grad(loss)(ETA, PHI, both) for both in (True, False))
@@ -84,13 +88,13 @@ def test_joint_gradients_are_those_of_the_two_losses(method):
 def test_student_at_rest_where_auxiliary_equals_teacher(method):
   """The fixed point: with equal predictions of both, the generator's gradient vanishes."""
   method = dataclasses.replace(method, temperature=1.0, top_p=1.0)
-  grads = jax.grad(lambda eta: dmmd.dmmd_losses(method, NETWORKS, eta, THETA, X, KEY)[0])(ETA)
+  grads = jax.grad(lambda eta: losses(method, eta, THETA, X, KEY)[0])(ETA)
   assert largest(grads) < 1e-6
 
 
 def test_losses_are_equations_11_and_12():
   method = dataclasses.replace(MASKED, teacher_weight=0.7, weight="elbo")
-  generator, auxiliary, _ = dmmd.dmmd_losses(method, NETWORKS, ETA, PHI, X, KEY)
+  generator, auxiliary, _ = losses(method, ETA, PHI, X, KEY)
   r = dmmd.rollout(method, network, ETA, X, KEY)
   log_theta, log_phi = teacher(r.z_s, r.s), network(PHI, r.z_s, r.s)
   p, theta = jnp.exp(r.log_p), jnp.exp(log_theta)
@@ -112,7 +116,7 @@ def test_squared_error_gives_twice_the_gradient_of_continuous_moment_matching():
       counts = method.process.active(r.z_s)[..., None]
       return (counts * jnp.exp(r.log_p) * jax.lax.stop_gradient(gap)).sum() / (B * D)
 
-    ours = jax.grad(lambda e, m=method: dmmd.dmmd_losses(m, NETWORKS, e, PHI, X, KEY)[0])(ETA)
+    ours = jax.grad(lambda e, m=method: losses(m, e, PHI, X, KEY)[0])(ETA)
     for a, b in zip(ours, jax.grad(moment_matching)(ETA), strict=True):
       np.testing.assert_allclose(a, 2 * b, rtol=1e-4, atol=1e-7)
 
@@ -123,7 +127,7 @@ def test_soft_and_hard_auxiliary_targets_agree_in_expectation_when_masked():
 
     def loss(key):
       x = jnp.tile(X, (64, 1))
-      return dmmd.dmmd_losses(method, NETWORKS, ETA, PHI, x, key)[1]
+      return losses(method, ETA, PHI, x, key)[1]
 
     values = jax.lax.map(jax.jit(loss), jax.random.split(KEY, 50))
     return values.mean(), values.std() / np.sqrt(50)
@@ -151,7 +155,7 @@ def test_rollout_times_and_states():
 
 def test_the_teacher_is_distilled_as_it_would_be_sampled():
   """Lower temperature and top-p change the teacher only, and keep the losses finite."""
-  plain = dmmd.dmmd_losses(MASKED, NETWORKS, ETA, THETA, X, KEY)[0]
+  plain = losses(MASKED, ETA, THETA, X, KEY)[0]
   cold = dataclasses.replace(MASKED, temperature=0.5, top_p=0.5)
-  generator = dmmd.dmmd_losses(cold, NETWORKS, ETA, THETA, X, KEY)[0]
+  generator = losses(cold, ETA, THETA, X, KEY)[0]
   assert abs(float(plain)) < 1e-6 and jnp.isfinite(generator) and abs(float(generator)) > 1e-3

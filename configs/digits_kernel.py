@@ -1,0 +1,12 @@
+"""Handwritten digits, masked diffusion, the kernel score alone: 1 to 4 steps."""
+
+from configs import digits_dmmd
+
+
+def get_config():
+  config = digits_dmmd.get_config()
+  config.distill.method = "kernel_score"
+  config.distill.steps = 4
+  config.distill.num_steps = 500
+  config.distill.student_optimizer.b1 = 0.5
+  return config

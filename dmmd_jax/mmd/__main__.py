@@ -1,0 +1,103 @@
+"""MMD^2 between two files of samples: `python -m dmmd_jax.mmd a.npy b.npy --kernel=hamming`."""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+
+KERNELS = ("hamming", "linear", "ngram", "rbf", "polynomial")
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str):
+    _exit(message)
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = _Parser(
+    prog="python -m dmmd_jax.mmd",
+    description="Maximum Mean Discrepancy between two samples, with standard error and p-value.",
+  )
+  parser.add_argument("first", help=".npy file, [n, ...]: integer tokens, or features")
+  parser.add_argument("second", help=".npy file, [m, ...]")
+  parser.add_argument(
+    "--kernel",
+    default="hamming",
+    help=f"one or several of {', '.join(KERNELS)}, separated by commas; several are tested jointly",
+  )
+  parser.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased")
+  parser.add_argument("--permutations", type=int, default=1000, help="of the test; 0 is no test")
+  parser.add_argument("--seed", type=int, default=0, help="of the permutations")
+  parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+  args = parser.parse_args(argv)
+  names = args.kernel.split(",")
+  unknown = [name for name in names if name not in KERNELS]
+  if unknown:
+    _exit(f"no kernel {unknown[0]!r}; expected some of {', '.join(KERNELS)}")
+  try:
+    print(report(args, names, _load(args.first), _load(args.second)))
+  except ValueError as error:
+    _exit(str(error))
+
+
+def report(args, names: list[str], x: np.ndarray, y: np.ndarray) -> str:
+  """The results as a table or as JSON."""
+  from dmmd_jax.mmd import kernels, mmd2, two_sample_test
+
+  by_name = {
+    "hamming": kernels.Hamming(),
+    "linear": kernels.Linear(),
+    "ngram": kernels.NGram(),
+    "rbf": kernels.RBF(),
+    "polynomial": kernels.Polynomial(),
+  }
+  chosen = [by_name[name] for name in names]
+  test = None
+  if args.permutations:
+    test = two_sample_test(x, y, chosen, args.permutations, args.seed)
+  if test is None or args.estimator == "biased":
+    estimates = [mmd2(x, y, kernel, args.estimator) for kernel in chosen]
+  else:
+    estimates = test.estimates
+  p_values = test.p_values if test else [None] * len(names)
+  rows = [
+    {"kernel": name, "mmd2": e.value, "stderr": e.stderr, "p_value": p}
+    for name, e, p in zip(names, estimates, p_values, strict=True)
+  ]
+  if args.json:
+    result = {
+      "estimator": args.estimator,
+      "num_samples": [len(x), len(y)],
+      "permutations": args.permutations,
+      "p_value": test.p_value if test else None,
+      "kernels": rows,
+    }
+    return json.dumps(result, indent=1)
+  lines = [f"{'kernel':<12}{'MMD^2':>12}{'stderr':>12}{'p-value':>10}"]
+  for row in rows:
+    p = "" if row["p_value"] is None else f"{row['p_value']:.4f}"
+    lines.append(f"{row['kernel']:<12}{row['mmd2']:>12.3e}{row['stderr']:>12.1e}{p:>10}")
+  if test and len(names) > 1:
+    lines.append(f"{'jointly':<12}{'':>24}{test.p_value:>10.4f}")
+  lines.append(f"{len(x)} against {len(y)} samples, {args.estimator}")
+  return "\n".join(lines)
+
+
+def _load(path: str) -> np.ndarray:
+  try:
+    array = np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    _exit(f"cannot read {path}: {error}; expected a .npy file that numpy.save wrote")
+  if not isinstance(array, np.ndarray):
+    _exit(f"{path} holds several arrays; expected a .npy file with one")
+  return array
+
+
+def _exit(message: str) -> None:
+  print("dmmd_jax.mmd:", " ".join(message.split()), file=sys.stderr)
+  sys.exit(2)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,157 @@
+"""The closed forms against enumeration, gradients against differences, and what the optimum is."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmmd_jax.diffusion import processes
+from dmmd_jax.distillation.kernel_score import (
+  KernelScore,
+  Scale,
+  conditional_score,
+  kernel,
+  marginal_mmd2,
+)
+
+K, D, B, M = 3, 4, 5, 3
+MASKED = processes.Masked(K)
+SCALES = (Scale(0, 1, (1.0, 3.0)), Scale(2, 1, (0.7,)))
+EVERY = np.array(list(itertools.product(range(K), repeat=D)))
+
+
+def make_inputs(process, seed=0):
+  rng = np.random.default_rng(seed)
+  log_p = np.log(rng.dirichlet(np.ones(K), (M, B, D)))
+  x = rng.integers(0, K, (B, D))
+  z_t = np.where(rng.random((B, D)) < 0.6, process.num_states - 1, x)
+  return log_p, x, z_t
+
+
+def plain_kernel(x, y, scales, category_bandwidth=0.0):
+  """The kernel of two token sequences, as its definition reads, in float64."""
+  total = 0.0
+  for window, stride, bandwidths in scales:
+    width = window or len(x)
+    starts = range(0, len(x) - width + 1, stride)
+    for h in bandwidths:
+      c = math.exp(-1.0 / h)
+      values = []
+      for start in starts:
+        value = 1.0
+        for a, b in zip(x[start : start + width], y[start : start + width], strict=True):
+          same = (
+            math.exp(-0.5 * ((a - b) / category_bandwidth) ** 2) if category_bandwidth else a == b
+          )
+          value *= c + (1 - c) * same
+        values.append(value)
+      total += sum(values) / len(values)
+  return total
+
+
+def law(log_p, z, process):
+  """Probability of every sequence under the product `log_p` `[D, K]`, what is decided kept."""
+  p = np.exp(log_p)
+  decided = ~np.asarray(process.active(jnp.asarray(z)))
+  p = np.where(decided[:, None], np.eye(K + 1)[z][:, :K], p)
+  return np.prod([p[d, EVERY[:, d]] for d in range(D)], 0)
+
+
+@pytest.mark.parametrize("category_bandwidth", [0.0, 1.5])
+@pytest.mark.parametrize("process", [MASKED, processes.Uniform(K)], ids=["masked", "uniform"])
+def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
+  log_p, x, z_t = make_inputs(process)
+  method = KernelScore(process, SCALES, category_bandwidth)
+  gram = np.array([[plain_kernel(a, b, SCALES, category_bandwidth) for b in EVERY] for a in EVERY])
+  laws = np.array([[law(log_p[m, b], z_t[b], process) for b in range(B)] for m in range(M)])
+  index = [int(np.flatnonzero((row == EVERY).all(1))[0]) for row in x]
+
+  expected = np.mean(
+    [
+      0.5 * laws[m, b] @ gram @ laws[m - 1, b] - laws[m, b] @ gram[index[b]]
+      for m in range(M)
+      for b in range(B)
+    ]
+  )
+  args = jnp.asarray(log_p, jnp.float32), jnp.asarray(x), jnp.asarray(z_t)
+  np.testing.assert_allclose(conditional_score(method, *args), expected, rtol=1e-5)
+
+  pairs = [(i, j) for i in range(B) for j in range(B) if i != j]
+  expected = np.mean(
+    [
+      laws[0, i] @ gram @ laws[0, j] + gram[index[i], index[j]] - 2 * laws[0, i] @ gram[index[j]]
+      for i, j in pairs
+    ]
+  )
+  found = marginal_mmd2(method, args[0][0], *args[1:])
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_image_windows_hold_all_channels():
+  rng = np.random.default_rng(0)
+  agreement = rng.random((2, 4, 6, 3))
+  scales = (Scale(2, 2, (1.5,)), Scale(0, 1, (4.0,)))
+  found = kernel(KernelScore(MASKED, scales), jnp.asarray(agreement, jnp.float32), 3)
+  c, c_all = math.exp(-1 / 1.5), math.exp(-1 / 4)
+  windows = [
+    (c + (1 - c) * agreement[:, h : h + 2, w : w + 2]).prod((1, 2, 3))
+    for h in (0, 2)
+    for w in (0, 2, 4)
+  ]
+  expected = np.mean(windows, 0) + (c_all + (1 - c_all) * agreement).prod((1, 2, 3))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["conditional", "marginal"])
+def test_gradients_are_those_of_finite_differences(objective):
+  log_p, x, z_t = make_inputs(MASKED, seed=1)
+  method = KernelScore(MASKED, SCALES)
+
+  with jax.enable_x64(True):
+
+    def loss(logits):
+      log_p = jax.nn.log_softmax(logits)
+      if objective == "marginal":
+        return marginal_mmd2(method, log_p[0], jnp.asarray(x), jnp.asarray(z_t))
+      return conditional_score(method, log_p, jnp.asarray(x), jnp.asarray(z_t))
+
+    logits = jnp.asarray(log_p)
+    grads = np.asarray(jax.grad(loss)(logits))
+    assert grads.dtype == np.float64
+    for index in [(0, 0, 0, 0), (0, 2, 1, 2), (0, 4, 3, 1)]:
+      step = jnp.zeros_like(logits).at[index].set(1e-5)
+      difference = (loss(logits + step) - loss(logits - step)) / 2e-5
+      np.testing.assert_allclose(grads[index], difference, rtol=1e-4, atol=1e-9)
+  decided = ~np.asarray(MASKED.active(jnp.asarray(z_t)))
+  assert decided.any() and np.abs(grads[:, decided]).max() == 0
+
+
+def test_the_score_is_strictly_proper_on_a_grid_of_mixtures():
+  """Data are two equally likely patterns; a student puts weight w on one, with sharpness r.
+
+  Its noise is a choice of the pattern; expectations over it are taken exactly.
+  """
+  method = KernelScore(processes.Masked(2), (Scale(0, 1, (1.0, 4.0)),))
+  patterns = jnp.asarray([[0, 0, 1], [1, 1, 0]])
+  z_t = jnp.full((1, 3), 2)
+
+  def score(weight, sharpness, twist):
+    """`twist` moves one token of the second pattern only: a difference in the joint law."""
+    p = jnp.stack([jax.nn.one_hot(v, 2) * (2 * sharpness - 1) + 1 - sharpness for v in patterns])
+    p = p.at[1, 2].set(p[1, 2] * (1 - twist) + p[1, 2, ::-1] * twist)
+    log_p = jnp.log(jnp.maximum(p, 1e-9))[:, None]
+    w = [weight, 1 - weight]
+    total = 0.0
+    for i, j, data in itertools.product(range(2), repeat=3):
+      pair = jnp.stack([log_p[i], log_p[j]])
+      total += w[i] * w[j] * 0.5 * conditional_score(method, pair, patterns[data : data + 1], z_t)
+    return float(total)
+
+  grid = list(itertools.product(np.linspace(0, 1, 11), np.linspace(0.5, 1, 6), (0.0, 0.1, 0.5)))
+  scores = np.array([score(*point) for point in grid])
+  best = grid[int(scores.argmin())]
+  np.testing.assert_allclose(best, (0.5, 1.0, 0.0), atol=1e-9)
+  assert np.sort(scores)[1] - scores.min() > 1e-4

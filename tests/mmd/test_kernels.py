@@ -1,0 +1,164 @@
+"""Kernels against double loops in float64, closed forms against enumeration, eigenvalues."""
+
+import itertools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmmd_jax.mmd import mmd2
+from dmmd_jax.mmd.kernels import RBF, Hamming, Linear, NGram, Polynomial
+
+K = 5
+
+
+def tokens(seed, n, length=7):
+  return np.random.default_rng(seed).integers(0, K, (n, length))
+
+
+def features(seed, n, size=6):
+  return np.random.default_rng(seed).normal(1.0, 2.0, (n, size))
+
+
+def bigrams(x):
+  counts = np.zeros(K * K)
+  for a, b in itertools.pairwise(x):
+    counts[a * K + b] += 1
+  return counts / np.linalg.norm(counts)
+
+
+def distance2(x, y):
+  return float(np.square(x - y).sum())
+
+
+TOKEN_KERNELS = {
+  "linear": (Linear(), lambda x, y: float((x == y).mean())),
+  "hamming": (Hamming(0.6), lambda x, y: 0.6 ** float((x != y).sum())),
+  "hamming default": (Hamming(), lambda x, y: np.exp(-1.0) ** float((x != y).sum())),
+  "ngram": (NGram(2), lambda x, y: float(bigrams(x) @ bigrams(y))),
+  "sum": (
+    Hamming(0.9) + Linear(),
+    lambda x, y: 0.9 ** float((x != y).sum()) + float((x == y).mean()),
+  ),
+  "product": (
+    Linear() * NGram(2),
+    lambda x, y: float((x == y).mean()) * float(bigrams(x) @ bigrams(y)),
+  ),
+}
+FEATURE_KERNELS = {
+  "rbf": (
+    RBF((1.0, 3.0)),
+    lambda x, y: np.exp(-distance2(x, y) / 2) + np.exp(-distance2(x, y) / 18),
+  ),
+  "polynomial": (Polynomial(), lambda x, y: (float(x @ y) / len(x) + 1.0) ** 3),
+}
+CASES = {name: (tokens, *case) for name, case in TOKEN_KERNELS.items()} | {
+  name: (features, *case) for name, case in FEATURE_KERNELS.items()
+}
+
+
+def double_loop(function, x, y):
+  return np.array([[function(a, b) for b in y] for a in x])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gram_equals_a_double_loop(name):
+  draw, kernel, function = CASES[name]
+  x, y = draw(0, 9), draw(1, 11)
+  gram = kernel.fit(np.concatenate([x, y])).gram(jnp.asarray(x), jnp.asarray(y))
+  assert gram.dtype == jnp.float32
+  np.testing.assert_allclose(gram, double_loop(function, x, y), rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("name", CASES)
+def test_estimates_equal_a_double_loop(name, estimator):
+  """Unequal sizes, many blocks, and a last block that is not full."""
+  draw, kernel, function = CASES[name]
+  x, y = draw(0, 23), draw(1, 31)
+  xx, yy, xy = (double_loop(function, a, b) for a, b in ((x, x), (y, y), (x, y)))
+  n, m = len(x), len(y)
+  if estimator == "unbiased":
+    within = (xx.sum() - np.trace(xx)) / (n * (n - 1)), (yy.sum() - np.trace(yy)) / (m * (m - 1))
+  else:
+    within = xx.mean(), yy.mean()
+  result = mmd2(x, y, kernel, estimator, block_size=8)
+  expected = (*within, xy.mean())
+  np.testing.assert_allclose(result[2:], expected, rtol=1e-6)
+  value = within[0] + within[1] - 2 * xy.mean()
+  assert abs(result.value - value) < 1e-6 * max(expected)
+
+
+def simplex(seed, *shape):
+  return np.random.default_rng(seed).dirichlet(np.ones(shape[-1]), shape[:-1])
+
+
+def test_closed_forms_are_expectations_over_samples():
+  p, q = simplex(0, 2, 3, 4), simplex(1, 3, 3, 4)
+  y = np.random.default_rng(2).integers(0, 4, (3, 3))
+  every = np.array(list(itertools.product(range(4), repeat=3)))
+  weights = [np.prod([v[:, d, every[:, d]] for d in range(3)], 0) for v in (p, q)]
+  for kernel in (Hamming(0.3, num_categories=4), Linear(num_categories=4)):
+    gram = np.asarray(kernel.gram(jnp.asarray(every), jnp.asarray(every)), np.float64)
+    both = weights[0] @ gram @ weights[1].T
+    np.testing.assert_allclose(kernel.gram(jnp.asarray(p), jnp.asarray(q)), both, rtol=1e-6)
+    one = weights[0] @ np.asarray(kernel.gram(jnp.asarray(every), jnp.asarray(y)), np.float64)
+    np.testing.assert_allclose(kernel.gram(jnp.asarray(p), jnp.asarray(y)), one, rtol=1e-6)
+    np.testing.assert_allclose(kernel.gram(jnp.asarray(y), jnp.asarray(p)), one.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", range(5))
+def test_gram_matrices_are_positive_semidefinite(name, seed):
+  draw, kernel, _ = CASES[name]
+  rng = np.random.default_rng(seed)
+  n, size = int(rng.integers(2, 60)), int(rng.integers(2, 20))
+  x = draw(seed, n, size)
+  types = ["int32", "uint8"] if draw is tokens else ["float32", "float64", "float16"]
+  x = x.astype(rng.choice(types))
+  gram = np.asarray(kernel.fit(x).gram(jnp.asarray(x), jnp.asarray(x)), np.float64)
+  scale = np.abs(gram).max()
+  assert np.linalg.eigvalsh((gram + gram.T) / 2).min() >= -1e-6 * max(1.0, scale)
+
+
+def test_hashed_ngrams_nearly_keep_the_cosine_and_tell_order():
+  x = np.random.default_rng(0).integers(0, 1000, (6, 40))
+  exact = NGram(2, num_buckets=10**6, num_categories=1000).gram(jnp.asarray(x), jnp.asarray(x))
+  hashed = NGram(2, num_buckets=4096, num_categories=1000).gram(jnp.asarray(x), jnp.asarray(x))
+  np.testing.assert_allclose(hashed, exact, atol=0.1)
+  shifted, reversed_ = np.roll(x, 1, 1), x[:, ::-1]
+  kernel = NGram(2, num_categories=1000)
+  assert np.diag(kernel.gram(jnp.asarray(x), jnp.asarray(shifted))).min() > 0.9
+  assert np.diag(kernel.gram(jnp.asarray(x), jnp.asarray(reversed_))).max() < 0.2
+
+
+def test_median_heuristic_follows_the_scale_of_the_data():
+  x = features(0, 500)
+  bandwidths = np.array(RBF().fit(x).bandwidths)
+  pairs = np.linalg.norm(x[:, None] - x, axis=-1)[np.triu_indices(len(x), 1)]
+  np.testing.assert_allclose(bandwidths, np.median(pairs) * np.array([0.5, 1, 2]), rtol=1e-6)
+  np.testing.assert_allclose(RBF().fit(10 * x).bandwidths, 10 * bandwidths)
+
+
+def test_what_a_kernel_cannot_know_is_an_error():
+  x = jnp.asarray(tokens(0, 3))
+  with pytest.raises(ValueError, match="num_categories"):
+    Linear().gram(x, x)
+  with pytest.raises(ValueError, match="bandwidths"):
+    RBF().gram(x, x)
+  with pytest.raises(ValueError, match=r"\(0, 1\)"):
+    Hamming(1.0)
+  with pytest.raises(ValueError, match="no 3-grams"):
+    NGram(3, num_categories=5).gram(x[:, :2], x[:, :2])
+
+
+def test_polynomial_kernel_is_that_of_torchmetrics():
+  """Golden values by `make_golden_kid.py`, with torchmetrics' KernelInceptionDistance."""
+  golden = json.loads((pathlib.Path(__file__).parent / "golden_kid.json").read_text())
+  rng = np.random.default_rng(golden["seed"])
+  x, y = (rng.normal(shift, 1.0, golden["shape"]).astype(np.float32) for shift in (0.0, 0.2))
+  np.testing.assert_allclose(mmd2(x, y, Polynomial()).value, golden["kid"], rtol=1e-5)
+  assert jax.devices()

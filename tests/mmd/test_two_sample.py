@@ -1,0 +1,62 @@
+"""A test that keeps its level and has power where its kernel has."""
+
+import numpy as np
+import pytest
+
+from dmmd_jax.mmd import two_sample_test
+from dmmd_jax.mmd.kernels import Hamming, Linear
+from tests.mmd.test_estimators import coins
+
+HAMMING, LINEAR = Hamming(0.5, num_categories=2), Linear(num_categories=2)
+
+
+def rejections(kernels, correlation, repetitions, num_permutations=199):
+  rng = np.random.default_rng(1)
+  p_values = [
+    two_sample_test(
+      coins(rng, 200, correlation), coins(rng, 200, 0.0), kernels, num_permutations, seed
+    ).p_value
+    for seed in range(repetitions)
+  ]
+  return np.mean(np.array(p_values) <= 0.05)
+
+
+def test_false_positives_are_as_many_as_the_level_says():
+  assert 0.03 <= rejections(HAMMING, 0.0, 400) <= 0.07
+
+
+def test_several_kernels_keep_the_joint_level():
+  kernels = [HAMMING, LINEAR, Hamming(0.9, num_categories=2)]
+  assert 0.03 <= rejections(kernels, 0.0, 400) <= 0.07
+  assert rejections(kernels, 1.0, 20) >= 0.9
+
+
+def test_correlated_coins_are_seen_by_hamming_and_not_by_linear():
+  assert rejections(HAMMING, 1.0, 50) >= 0.9
+  # Independent coins have the same first moments: level 0.05, three standard errors for 200.
+  assert rejections(LINEAR, 1.0, 200) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_permutations_are_counted_exactly_on_a_small_case():
+  """Against recomputing the statistic of every permutation from scratch."""
+  from dmmd_jax.mmd import mmd2
+  from dmmd_jax.mmd.two_sample import _random_choices
+
+  rng = np.random.default_rng(0)
+  x, y = rng.integers(0, 3, (6, 4)), rng.integers(0, 3, (9, 4)) // 2
+  result = two_sample_test(x, y, Hamming(0.4, num_categories=3), 99, seed=5, block_size=4)
+  pooled = np.concatenate([x, y])
+  choices = _random_choices(np.random.default_rng(5), 6, 9, 99)
+  values = [mmd2(pooled[c], pooled[~c], Hamming(0.4, num_categories=3)).value for c in choices.T]
+  assert result.p_value == pytest.approx(np.mean(np.array(values) >= values[0] - 1e-6))
+  assert result.estimates[0].value == pytest.approx(values[0], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_p_value():
+  rng = np.random.default_rng(0)
+  x, y = coins(rng, 50, 0.3), coins(rng, 60, 0.0)
+  assert two_sample_test(x, y, HAMMING, 99, 3) == two_sample_test(x, y, HAMMING, 99, 3)
+  with pytest.raises(ValueError, match="num_permutations"):
+    two_sample_test(x, y, HAMMING, 0)
+  with pytest.raises(ValueError, match="no kernel"):
+    two_sample_test(x, y, [])
