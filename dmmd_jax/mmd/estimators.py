@@ -104,8 +104,8 @@ def gram_sums(
   kernel = kernel.fit(pooled)
   size = len(pooled)
   mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
-  block = min(block_size, size)
-  num_blocks = -(-size // block)
+  num_blocks = -(-size // block_size)
+  block = -(-size // num_blocks)  # even ones: little is padding
   padding = num_blocks * block - size
 
   def pad(array):
@@ -147,7 +147,8 @@ def _sum_blocks(kernel: Kernel, block: int, mesh: Mesh, pooled, groups, choices,
       gram = gram * (1.0 - selves)
       rows = _add_at(rows, i * block, _exact(gram, groups_j))
       # The mirror image of a pair of different blocks.
-      rows = _add_at(rows, j * block, (1.0 - same) * live * _exact(gram.T, groups_i))
+      mirrored = _exact(groups_i.T, gram).T
+      rows = _add_at(rows, j * block, (1.0 - same) * live * mirrored)
       square = _exact(groups_i.T, _exact(gram * gram, groups_j))
       square += (1.0 - same) * square.T
       chosen = (2.0 - same) * (choices_i * _exact(gram, live * choices_j)).sum(0)

@@ -96,11 +96,32 @@ class _TokenKernel(Kernel):
     return tuple(v.astype(jnp.float32) if v.ndim == 3 else jax.nn.one_hot(v, size) for v in (x, y))
 
   def _inner(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    """`sum_d <x_d, y_d>`: for tokens the number of agreements, as one matrix product."""
-    # Zeros and ones are exact at any precision; probabilities are not.
-    precision = "default" if x.ndim == y.ndim == 2 else "highest"
+    """`sum_d <x_d, y_d>`, as one matrix product; for tokens the number of agreements."""
+    if x.ndim == y.ndim == 2:
+      return _count_agreements(x, y, self._require_categories())
     x, y = self._probabilities(x, y)
-    return jnp.matmul(x.reshape(len(x), -1), y.reshape(len(y), -1).T, precision=precision)
+    return jnp.matmul(x.reshape(len(x), -1), y.reshape(len(y), -1).T, precision="highest")
+
+
+def _count_agreements(x: jax.Array, y: jax.Array, num_categories: int) -> jax.Array:
+  """In how many positions tokens `[n, D]` and `[m, D]` agree, float32 `[n, m]`, exactly.
+
+  Accelerators multiply one-hot vectors in bf16. On CPUs several rows of `y` share one product: a
+  count needs few of the 24 bits that float32 adds without error.
+  """
+  num_y, length = y.shape
+  if jax.default_backend() != "cpu":
+    x, y = (jax.nn.one_hot(v, num_categories, dtype=jnp.bfloat16) for v in (x, y))
+    return jnp.einsum("ndk,mdk->nm", x, y, preferred_element_type=jnp.float32)
+  bits = length.bit_length()
+  num_packed = max(24 // bits, 1)
+  y = jnp.pad(y, [(0, -len(y) % num_packed), (0, 0)]).reshape(num_packed, -1, length)
+  packed = sum(2.0 ** (i * bits) * jax.nn.one_hot(part, num_categories) for i, part in enumerate(y))
+  x = jax.nn.one_hot(x, num_categories)
+  counts = x.reshape(len(x), -1) @ packed.reshape(len(packed), -1).T
+  counts = counts.astype(jnp.int32)
+  parts = [(counts >> (i * bits)) & (2**bits - 1) for i in range(num_packed)]
+  return jnp.concatenate(parts, 1)[:, :num_y].astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
