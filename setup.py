@@ -20,7 +20,7 @@ setup(
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "numpy>=2.0",
-    "optax>=0.2.5",
+    "optax>=0.2.6",
     "orbax-checkpoint>=0.11.25",
     "scikit-learn>=1.5",
     # clu's TensorBoard writer needs both, and asks for neither.
