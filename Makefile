@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python -m
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint peers clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -18,6 +18,12 @@ test: $(VENV)/ready  ## run all tests
 lint: $(VENV)/ready  ## check format and style
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+
+peers: $(VENV)/ready  ## install the peers (torch, torchmetrics) and compare with them
+	$(RUN) pip install --quiet --editable '.[peers]'
+	$(RUN) tests.mmd.make_golden_kid
+	$(RUN) pytest tests/mmd/test_kernels.py
+	$(RUN) benchmarks.mmd
 
 clean:  ## remove the virtual environment; runs/ stays
 	rm -rf $(VENV)

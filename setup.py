@@ -31,6 +31,7 @@ setup(
   ],
   extras_require={
     "test": ["pytest>=8", "ruff>=0.12"],
+    "peers": ["torch>=2.6", "torchmetrics>=1.4"],
     "gpu": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "notebook": ["jupyterlab>=4"],

@@ -1,6 +1,6 @@
 """Speed of the unbiased Hamming MMD^2 beside scikit-learn and torch, and its memory at scale.
 
-`python benchmarks/mmd.py` times 5,000 against 5,000 sequences of 64 tokens, all contestants in
+`python -m benchmarks.mmd` times 5,000 against 5,000 sequences of 64 tokens, all contestants in
 turns in one process. `--memory` measures the peak of 50,000 against 50,000. torch (`make peers`)
 is left out where it is not installed.
 """

@@ -96,6 +96,24 @@ def _check_combinations(config: ConfigDict) -> None:
     f"network.width / network.heads is {network.width // network.heads}; rotary positions of images"
     " need a multiple of 4",
   )
+  if distill.method != "kernel_score":
+    _check_dmmd(config, masked)
+  _require(
+    distill.noise != "pyramid" or axes == 3,
+    f"distill.noise is 'pyramid' but {config.dataset.name} are sequences; use 'gaussian'",
+  )
+  exact = distill.teacher == "exact"
+  _require(
+    not exact or config.dataset.name in ("coins", "mixture"),
+    f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
+    " use 'network'",
+  )
+  if distill.method != "dmmd":
+    _check_score(distill.score, sides, config.dataset.name)
+
+
+def _check_dmmd(config: ConfigDict, masked: bool) -> None:
+  distill = config.distill
   _require(
     masked or distill.auxiliary_target == "hard",
     f"distill.auxiliary_target is 'soft' with the {config.process.name} process; there a sample and"
@@ -118,26 +136,13 @@ def _check_combinations(config: ConfigDict) -> None:
     f" use with the {config.process.name} process; use distill.loss='cross_entropy'",
   )
   _require(
-    distill.noise != "pyramid" or axes == 3,
-    f"distill.noise is 'pyramid' but {config.dataset.name} are sequences; use 'gaussian'",
-  )
-  exact = distill.teacher == "exact"
-  _require(
-    not exact or config.dataset.name in ("coins", "mixture"),
-    f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
-    " use 'network'",
-  )
-  _require(
-    not exact or masked or distill.loss != "bound",
+    distill.teacher != "exact" or masked or distill.loss != "bound",
     "distill.teacher='exact' gives E[x | z_t], which distill.loss='bound' does not use with the"
     f" {config.process.name} process; use distill.loss='cross_entropy'",
   )
 
-  _check_score(config.distill, sides, config.dataset.name)
 
-
-def _check_score(distill: ConfigDict, sides: tuple[int, ...], dataset: str) -> None:
-  score = distill.score
+def _check_score(score: ConfigDict, sides: tuple[int, ...], dataset: str) -> None:
   _require(
     score.objective == "marginal" or score.num_noises >= 2,
     "distill.score.num_noises is 1; the conditional kernel score compares outputs of at least 2",

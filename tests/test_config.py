@@ -25,6 +25,24 @@ def test_shipped_configs_are_sound():
   [
     ({"process__name": "mask"}, "process.name is 'mask'; expected one of masked, uniform"),
     ({"process__name": "uniform"}, "auxiliary_target is 'soft' with the uniform process"),
+    ({"distill__method": "kernel_score", "distill__score__num_noises": 1}, "score.num_noises is 1"),
+    ({"distill__method": "kernel_score", "distill__score__scales": ()}, "score.scales is empty"),
+    (
+      {"distill__method": "kernel_score", "distill__score__scales": ((2, 1, 4.0),)},
+      "score.scales has (2, 1, 4.0)",
+    ),
+    (
+      {"distill__method": "kernel_score", "distill__score__scales": ((9, 1, (4.0,)),)},
+      "0 <= window <= 8 for digits",
+    ),
+    (
+      {"distill__method": "kernel_score", "distill__score__scales": ((2, 1, (0.0,)),)},
+      "bandwidths above 0",
+    ),
+    (
+      {"distill__method": "kernel_score", "distill__score__category_bandwidth": -1.0},
+      "score.category_bandwidth is -1.0",
+    ),
     (
       {
         "process__name": "uniform",
@@ -84,6 +102,10 @@ def test_impossible_configs_are_named_in_one_line(overrides, message):
 def test_meshes_and_batches_that_do_not_fit_the_devices(mesh, devices, batch, message):
   with pytest.raises(checks.ConfigError, match=re.escape(message)):
     checks.check_devices(digits(run__mesh=mesh, teacher__batch_size=batch), devices)
+
+
+def test_choices_of_dmmd_do_not_bind_the_kernel_score_alone():
+  checks.check(digits(process__name="uniform", distill__method="kernel_score"))
 
 
 def test_fitting_meshes_pass():

@@ -29,9 +29,23 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   denoiser = build.make_denoiser(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
 
-  def init(key, _):
-    params = denoiser.init(key)
-    return TeacherState(training.Trainable.create(params, optimizer), params)
+  job = training.Job(
+    name="teacher",
+    num_steps=c.num_steps,
+    init=lambda key, _: initial_state(denoiser.init(key), optimizer),
+    step=make_step(config, denoiser, optimizer),
+    batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed, start),
+  )
+  training.train(job, workdir / job.name, config.run, mesh)
+
+
+def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:
+  return TeacherState(training.Trainable.create(params, optimizer), params)
+
+
+def make_step(config, denoiser: build.Denoiser, optimizer: optax.GradientTransformation):
+  """`step(state, batch, key)`: one update of the teacher and of its average."""
+  c = config.teacher
 
   def step(state, x, key):
     loss, grads = jax.value_and_grad(teacher_loss)(state.model.params, denoiser, c, x, key)
@@ -41,14 +55,7 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
       metrics["bits_per_token"] = loss / jnp.log(2.0)
     return TeacherState(model, training.average(state.ema, model.params, c.ema)), metrics
 
-  job = training.Job(
-    name="teacher",
-    num_steps=c.num_steps,
-    init=init,
-    step=step,
-    batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed, start),
-  )
-  training.train(job, workdir / job.name, config.run, mesh)
+  return step
 
 
 def teacher_loss(params, denoiser: build.Denoiser, config, x: jax.Array, key: jax.Array):

@@ -52,6 +52,52 @@ def test_one_step_student_of_correlated_coins(coins_teacher, tmp_path, noise):
   assert good == (noise == "gaussian"), (wrong, heads)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_step_student_of_correlated_coins_by_the_kernel_score_alone(
+  coins_teacher, tmp_path, seed
+):
+  config = coins_dmmd.get_config()
+  config.run.tensorboard = False
+  config.run.seed = seed
+  config.distill.method = "kernel_score"
+  config.distill.teacher_workdir = str(coins_teacher)
+  distill.run(config, tmp_path, _one_device())
+  wrong, heads = sample_one_step(config, tmp_path, "distill")
+  assert wrong <= 0.05 and 0.4 <= heads <= 0.6, (wrong, heads)
+
+
+@pytest.mark.parametrize(
+  ("method", "changes", "parts"),
+  [
+    ("kernel_score", {}, 1),
+    ("kernel_score", {"target": "teacher", "target_nfe": 2}, 1),
+    ("kernel_score", {"objective": "marginal", "num_noises": 1}, 1),
+    ("dmmd_kernel", {"num_noises": 3}, 3),
+  ],
+)
+def test_steps_of_the_kernel_score(method, changes, parts):
+  """What state it keeps, how much data it takes, and that the student moves."""
+  config = coins_dmmd.get_config()
+  config.distill.method = method
+  config.distill.score.update(changes)
+  dataset = build.make_dataset(config)
+  denoiser = build.make_denoiser(config, dataset)
+  params = nn.unbox(jax.jit(denoiser.init)(jax.random.key(0)))
+  init, step = distill.make_step(config, dataset, denoiser)
+  state = nn.unbox(jax.jit(init)(jax.random.key(2), params))
+  alone = method == "kernel_score"
+  assert (state.auxiliary is None) == alone
+  assert (state.teacher is None) == (alone and changes.get("target") != "teacher")
+  assert distill.updates_per_step(config.distill) == parts
+  batch = jnp.asarray(dataset.train[: parts * config.distill.batch_size])
+  after, metrics = jax.jit(step)(state, batch, jax.random.key(3))
+  assert {"kernel_score_loss", "entropy", "student_gradient_norm"} <= metrics.keys()
+  assert all(jnp.isfinite(value) for value in metrics.values())
+  # The first step of the warm-up is of size 0; its gradient reaches the moments.
+  moved = jax.tree.leaves(after.student.opt_state)
+  assert any((jnp.abs(leaf) > 0).any() for leaf in moved if leaf.ndim)
+
+
 def test_a_joint_step_costs_at_most_three_quarters_of_an_alternating_one():
   """3 forward and 2 backward passes against 6 and 2, counted in operations of the program."""
   config = digits_dmmd.get_config()

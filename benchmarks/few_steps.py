@@ -1,0 +1,94 @@
+"""Few-step students side by side: D-MMD, the kernel score, and both, over several seeds.
+
+    python -m benchmarks.few_steps --teacher=runs/digits_dmmd --out=runs/few_steps
+
+distils the teacher of a finished `make demo` with each method and seed (about four minutes a
+student on two cores), evaluates, prints Markdown tables (mean over seeds and its standard error)
+and draws `few_steps.png`. What is complete in `--out` is not run again. Arguments after `--` go to every run.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+METHODS = {
+  "D-MMD": "configs/digits_dmmd.py",
+  "kernel score": "configs/digits_kernel.py",
+  "both": "configs/digits_dmmd_kernel.py",
+}
+NFES = (1, 2, 4, 8, 16)
+
+
+def run(config: str, seed: int, teacher: pathlib.Path, workdir: pathlib.Path, extra: list) -> None:
+  command = [
+    sys.executable, "-m", "dmmd_jax.main", f"--config={config}", f"--workdir={workdir}",
+    "--config.phases=('distill','evaluate')", f"--config.distill.teacher_workdir={teacher}",
+    f"--config.run.seed={seed}", f"--config.evaluate.teacher_nfe={NFES}",
+    f"--config.evaluate.student_nfe={NFES}", *extra,
+  ]  # fmt: skip
+  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def read(workdir: pathlib.Path) -> dict[tuple, float]:
+  rows = json.loads((workdir / "evaluate" / "results.json").read_text())["rows"]
+  return {(row["model"], row["metric"], row["nfe"]): row["value"] for row in rows}
+
+
+def statistics(results: dict[str, list[dict]], metric: str) -> dict[str, np.ndarray]:
+  """Mean over seeds and its standard error at each NFE, `[NFEs, 2]`, of every row of the table."""
+  rows = {"teacher": ("teacher", next(iter(results.values())))}
+  rows |= {name: ("student", runs) for name, runs in results.items()}
+  found = {}
+  for name, (model, runs) in rows.items():
+    values = np.array([[run[model, metric, nfe] for nfe in NFES] for run in runs])
+    errors = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
+    found[name] = np.stack([values.mean(0), errors], 1)
+  return found
+
+
+def table(rows: dict[str, np.ndarray], metric: str) -> str:
+  lines = [f"| {metric}, NFE | {' | '.join(map(str, NFES))} |", "|---" * (len(NFES) + 1) + "|"]
+  for name, cells in rows.items():
+    lines.append(f"| {name} | {' | '.join(f'{v:#.3g} ± {e:.2g}' for v, e in cells)} |")
+  return "\n".join(lines)
+
+
+def plot(rows: dict[str, np.ndarray], path: pathlib.Path) -> None:
+  figure, axis = plt.subplots(figsize=(5, 3.4))
+  for name, cells in rows.items():
+    axis.errorbar(NFES, cells[:, 0], cells[:, 1], marker="o", capsize=2, label=name)
+  axis.set_xscale("log", base=2)
+  axis.set_yscale("log")
+  axis.set_xlabel("NFE")
+  axis.set_ylabel("Fréchet distance")
+  axis.legend(fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--teacher", type=pathlib.Path, default=pathlib.Path("runs/digits_dmmd"))
+  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/few_steps"))
+  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("extra", nargs="*")
+  args = parser.parse_args()
+  results = {name: [] for name in METHODS}
+  for seed in range(args.seeds):
+    for name, config in METHODS.items():
+      workdir = args.out / pathlib.Path(config).stem / str(seed)
+      run(config, seed, args.teacher, workdir, args.extra)
+      results[name].append(read(workdir))
+  for metric in ("frechet", "class_tv", "kernel_mmd", "entropy"):
+    rows = statistics(results, metric)
+    print("\n" + table(rows, metric))
+    if metric == "frechet":
+      plot(rows, args.out / "few_steps.png")

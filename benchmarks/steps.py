@@ -1,0 +1,78 @@
+"""What a training step costs beside others, timed in turns: `python -m benchmarks.steps`.
+
+Of the digits networks: a joint step against a generator and an auxiliary update, and a step of the
+kernel score (two noises) against two teacher steps of the same batch.
+"""
+
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import digits_dmmd, digits_kernel
+from dmmd_jax import training
+from dmmd_jax.phases import build, distill, teacher
+
+ROUNDS = 20
+
+
+def distill_step(config):
+  """A compiled step as a function without arguments."""
+  dataset = build.make_dataset(config)
+  denoiser = build.make_denoiser(config, dataset)
+  params = nn.unbox(jax.jit(denoiser.init)(jax.random.key(0)))
+  init, step = distill.make_step(config, dataset, denoiser)
+  state = nn.unbox(jax.jit(init)(jax.random.key(1), params))
+  size = config.distill.batch_size * distill.updates_per_step(config.distill)
+  batch = jnp.asarray(dataset.train[:size])
+  compiled = jax.jit(step).lower(state, batch, jax.random.key(2)).compile()
+  return lambda: compiled(state, batch, jax.random.key(2))
+
+
+def teacher_steps(config, count: int):
+  dataset = build.make_dataset(config)
+  denoiser = build.make_denoiser(config, dataset)
+  optimizer = training.make_optimizer(config.teacher.optimizer, 100)
+  state = teacher.initial_state(nn.unbox(jax.jit(denoiser.init)(jax.random.key(0))), optimizer)
+  batch = jnp.asarray(dataset.train[: config.distill.batch_size])
+  step = teacher.make_step(config, denoiser, optimizer)
+  compiled = jax.jit(step).lower(state, batch, jax.random.key(2)).compile()
+
+  def steps():
+    new = state
+    for _ in range(count):
+      new, _ = compiled(new, batch, jax.random.key(2))
+    return new
+
+  return steps
+
+
+def compare(name: str, ours, theirs) -> None:
+  seconds = {"ours": [], "theirs": []}
+  for _ in range(ROUNDS):
+    for which, step in (("ours", ours), ("theirs", theirs)):
+      start = time.perf_counter()
+      jax.block_until_ready(step())
+      seconds[which].append(time.perf_counter() - start)
+  a, b = (1e3 * np.array(times[1:]) for times in seconds.values())
+  ratios = a / b
+  quartiles = np.percentile(ratios, [25, 75])
+  print(
+    f"{name}: {np.median(a):.0f} ms against {np.median(b):.0f} ms, ratio {np.median(ratios):.2f}"
+    f" (quartiles {quartiles[0]:.2f} to {quartiles[1]:.2f})"
+  )
+
+
+def main() -> None:
+  config = digits_dmmd.get_config()
+  alternate = distill_step(config)
+  config.distill.updates = "joint"
+  compare("joint / generator + auxiliary", distill_step(config), alternate)
+  config = digits_kernel.get_config()
+  compare("kernel score / two teacher steps", distill_step(config), teacher_steps(config, 2))
+
+
+if __name__ == "__main__":
+  main()
