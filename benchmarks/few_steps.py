@@ -4,7 +4,8 @@
 
 distils the teacher of a finished `make demo` with each method and seed (about four minutes a
 student on two cores), evaluates, prints Markdown tables (mean over seeds and its standard error)
-and draws `few_steps.png`. What is complete in `--out` is not run again. Arguments after `--` go to every run.
+and draws `few_steps.png`. What is complete in `--out` is not run again. Arguments after `--` go to
+every run.
 """
 
 import argparse

@@ -6,5 +6,4 @@ from configs import digits_kernel
 def get_config():
   config = digits_kernel.get_config()
   config.distill.method = "dmmd_kernel"
-  config.distill.num_steps = 350
   return config
