@@ -7,6 +7,5 @@ def get_config():
   config = digits_dmmd.get_config()
   config.distill.method = "kernel_score"
   config.distill.steps = 4
-  config.distill.num_steps = 350
   config.distill.student_optimizer.b1 = 0.5
   return config
