@@ -1,6 +1,7 @@
 """Tables and figures from results; reads nothing but what is handed to it."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -39,7 +40,7 @@ def results_table(rows: list[dict], reference: dict[str, float]) -> str:
     for model in models:
       parts.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
     if metric in reference:
-      parts += ["", f"Training data in place of samples: {reference[metric]:.3f}."]
+      parts += ["", f"Training data in place of samples: {reference[metric]:.3g}."]
     parts.append("")
   seconds = {(r["model"], r["nfe"]): f"{1e3 * r['seconds_per_sample']:.2f}" for r in rows}
   parts += ["### Milliseconds per sample", ""]
@@ -53,8 +54,12 @@ def results_table(rows: list[dict], reference: dict[str, float]) -> str:
 
 
 def _cell(row: dict) -> str:
-  error = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
-  return f"{row['value']:.3f}{error}"
+  """The value with as many decimals as two digits of its standard error need."""
+  stderr = row["stderr"]
+  if not stderr:
+    return f"{row['value']:.3f}"
+  decimals = min(max(1 - math.floor(math.log10(stderr)), 1), 7)
+  return f"{row['value']:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
 def _plot_quality(path: pathlib.Path, rows: list[dict], reference: dict[str, float]) -> None:
