@@ -106,12 +106,12 @@ def rollout(
   """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
 
   With more noises every `z_t` is seen by so many students that differ in their noise only: all
-  arrays are `[num_noises * B, ...]`, the noise being the slower index.
+  arrays are `[B * num_noises, ...]`, an example's own in a row (and so on one device).
   """
   process = method.process
   corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
   start = corrupt(process, method.steps, x_data, corrupt_key, method.from_prior)
-  z_t, s, t = (jnp.concatenate([part] * num_noises) for part in start)
+  z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
   log_p = student(eta, z_t, t, noise_key)
   log_mean = log_p
   if method.prediction == "leave_one_out" or method.renoise == "forward":

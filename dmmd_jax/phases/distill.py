@@ -168,7 +168,7 @@ def make_losses(
   def score_losses(eta, phi, theta, x, key):
     corrupt_key, noise_key, score_key = jax.random.split(key, 3)
     start = dmmd.corrupt(method.process, c.steps, x, corrupt_key, c.from_prior)
-    z_t, _, t = (jnp.concatenate([part] * c.score.num_noises) for part in start)
+    z_t, _, t = (jnp.repeat(part, c.score.num_noises, axis=0) for part in start)
     log_p = student.log_mean(eta, z_t, t, noise_key)
     score = score_of(theta, log_p, x, z_t, t, score_key)
     entropy = mean_entropy(log_p, method.process.active(z_t))
@@ -208,15 +208,14 @@ def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.A
   teacher = build.exact_teacher(dataset, denoiser.process) if exact else denoiser.log_mean
 
   def score(theta, log_mean, x, z_t, t, key):
-    size = len(x)
+    log_mean = log_mean.reshape(len(x), c.num_noises, *log_mean.shape[1:]).swapaxes(0, 1)
+    z_t, t = z_t[:: c.num_noises], t[:: c.num_noises]
     if c.target == "teacher":
       predict = functools.partial(teacher, theta)
-      z, start = z_t[:size], t[:size]
-      x = finish_sample(predict, denoiser.process, key, z, start, c.target_nfe).tokens
+      x = finish_sample(predict, denoiser.process, key, z_t, t, c.target_nfe).tokens
     if c.objective == "marginal":
-      return kernel_score.marginal_mmd2(method, log_mean[:size], x, z_t[:size])
-    log_mean = log_mean.reshape(c.num_noises, size, *log_mean.shape[1:])
-    return kernel_score.conditional_score(method, log_mean, x, z_t[:size])
+      return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t)
+    return kernel_score.conditional_score(method, log_mean, x, z_t)
 
   return score
 

@@ -159,3 +159,14 @@ def test_the_teacher_is_distilled_as_it_would_be_sampled():
   cold = dataclasses.replace(MASKED, temperature=0.5, top_p=0.5)
   generator = losses(cold, ETA, THETA, X, KEY)[0]
   assert abs(float(plain)) < 1e-6 and jnp.isfinite(generator) and abs(float(generator)) > 1e-3
+
+
+def test_more_noises_see_the_same_corrupted_data():
+  r = dmmd.rollout(MASKED, network, ETA, X, KEY, num_noises=3)
+  assert r.z_t.shape == (3 * B, D)
+  z_t, log_mean = (a.reshape(B, 3, *a.shape[1:]) for a in (r.z_t, r.log_mean))
+  assert (z_t == z_t[:, :1]).all() and (r.t.reshape(B, 3) == r.t[::3, None]).all()
+  assert jnp.abs(log_mean[:, 0] - log_mean[:, 1]).max() > 0.1
+  # Each is corrupted from its own example.
+  kept = ~MASKED.process.active(z_t[:, 0])
+  assert kept.any() and (jnp.where(kept, z_t[:, 0], X) == X).all()
