@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import coins_dmmd, digits_dmmd
+from configs import coins_dmmd, coins_kernel, digits_dmmd
 from dmmd_jax import parallel, training
 from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.phases import build, distill, teacher
@@ -53,9 +53,8 @@ def test_one_step_student_of_correlated_coins(coins_teacher, tmp_path, noise):
 
 
 def test_one_step_student_of_correlated_coins_by_the_kernel_score_alone(coins_teacher, tmp_path):
-  config = coins_dmmd.get_config()
+  config = coins_kernel.get_config()
   config.run.tensorboard = False
-  config.distill.method = "kernel_score"
   config.distill.teacher_workdir = str(coins_teacher)
   distill.run(config, tmp_path, _one_device())
   wrong, heads = sample_one_step(config, tmp_path, "distill")
