@@ -58,7 +58,7 @@ def statistics(results: dict[str, list[dict]], metric: str) -> dict[str, np.ndar
 def table(rows: dict[str, np.ndarray], metric: str) -> str:
   lines = [f"| {metric}, NFE | {' | '.join(map(str, NFES))} |", "|---" * (len(NFES) + 1) + "|"]
   for name, cells in rows.items():
-    lines.append(f"| {name} | {' | '.join(f'{v:#.3g} ± {e:.2g}' for v, e in cells)} |")
+    lines.append(f"| {name} | {' | '.join(f'{v:.3g} ± {e:.2g}' for v, e in cells)} |")
   return "\n".join(lines)
 
 
