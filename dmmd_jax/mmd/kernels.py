@@ -76,9 +76,15 @@ class _TokenKernel(Kernel):
   num_categories: int | None = dataclasses.field(default=None, kw_only=True)
 
   def fit(self, pooled: np.ndarray) -> Kernel:
-    if self.num_categories is not None or not np.issubdtype(pooled.dtype, np.integer):
-      return self
-    return dataclasses.replace(self, num_categories=int(pooled.max()) + 1)
+    largest = int(pooled.max())
+    if self.num_categories is None:
+      return dataclasses.replace(self, num_categories=largest + 1)
+    if largest >= self.num_categories:
+      raise ValueError(
+        f"a token is {largest} but num_categories is {self.num_categories}; expected tokens below"
+        " it: raise num_categories, or leave it out"
+      )
+    return self
 
   @property
   def takes_tokens(self) -> bool:

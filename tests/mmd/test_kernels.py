@@ -157,6 +157,8 @@ def test_what_a_kernel_cannot_know_is_an_error():
   x = jnp.asarray(tokens(0, 3))
   with pytest.raises(ValueError, match="num_categories"):
     Linear().gram(x, x)
+  with pytest.raises(ValueError, match="token is 4 but num_categories is 3"):
+    mmd2(np.full((4, 2), 4), np.zeros((4, 2), int), Hamming(num_categories=3))
   with pytest.raises(ValueError, match="bandwidths"):
     RBF().gram(x, x)
   with pytest.raises(ValueError, match=r"\(0, 1\)"):
