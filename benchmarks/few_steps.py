@@ -28,12 +28,20 @@ METHODS = {
 NFES = (1, 2, 4, 8, 16)
 
 
-def run(config: str, seed: int, teacher: pathlib.Path, workdir: pathlib.Path, extra: list) -> None:
+def run(
+  config: str,
+  seed: int,
+  teacher: pathlib.Path,
+  workdir: pathlib.Path,
+  nfes: tuple[int, ...],
+  extra: list[str],
+) -> None:
+  """Distils and evaluates in a process of its own; one that is complete does nothing."""
   command = [
     sys.executable, "-m", "dmmd_jax.main", f"--config={config}", f"--workdir={workdir}",
     "--config.phases=('distill','evaluate')", f"--config.distill.teacher_workdir={teacher}",
-    f"--config.run.seed={seed}", f"--config.evaluate.teacher_nfe={NFES}",
-    f"--config.evaluate.student_nfe={NFES}", *extra,
+    f"--config.run.seed={seed}", f"--config.evaluate.teacher_nfe={nfes}",
+    f"--config.evaluate.student_nfe={nfes}", *extra,
   ]  # fmt: skip
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
@@ -43,20 +51,22 @@ def read(workdir: pathlib.Path) -> dict[tuple, float]:
   return {(row["model"], row["metric"], row["nfe"]): row["value"] for row in rows}
 
 
-def statistics(results: dict[str, list[dict]], metric: str) -> dict[str, np.ndarray]:
+def statistics(
+  results: dict[str, list[dict]], metric: str, nfes: tuple[int, ...]
+) -> dict[str, np.ndarray]:
   """Mean over seeds and its standard error at each NFE, `[NFEs, 2]`, of every row of the table."""
   rows = {"teacher": ("teacher", next(iter(results.values())))}
   rows |= {name: ("student", runs) for name, runs in results.items()}
   found = {}
   for name, (model, runs) in rows.items():
-    values = np.array([[run[model, metric, nfe] for nfe in NFES] for run in runs])
+    values = np.array([[run[model, metric, nfe] for nfe in nfes] for run in runs])
     errors = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
     found[name] = np.stack([values.mean(0), errors], 1)
   return found
 
 
-def table(rows: dict[str, np.ndarray], metric: str) -> str:
-  lines = [f"| {metric}, NFE | {' | '.join(map(str, NFES))} |", "|---" * (len(NFES) + 1) + "|"]
+def table(rows: dict[str, np.ndarray], metric: str, nfes: tuple[int, ...]) -> str:
+  lines = [f"| {metric}, NFE | {' | '.join(map(str, nfes))} |", "|---" * (len(nfes) + 1) + "|"]
   for name, cells in rows.items():
     lines.append(f"| {name} | {' | '.join(f'{v:.3g} ± {e:.2g}' for v, e in cells)} |")
   return "\n".join(lines)
@@ -86,10 +96,10 @@ if __name__ == "__main__":
   for seed in range(args.seeds):
     for name, config in METHODS.items():
       workdir = args.out / pathlib.Path(config).stem / str(seed)
-      run(config, seed, args.teacher, workdir, args.extra)
+      run(config, seed, args.teacher, workdir, NFES, args.extra)
       results[name].append(read(workdir))
   for metric in ("frechet", "class_tv", "kernel_mmd", "entropy"):
-    rows = statistics(results, metric)
-    print("\n" + table(rows, metric))
+    rows = statistics(results, metric, NFES)
+    print("\n" + table(rows, metric, NFES))
     if metric == "frechet":
       plot(rows, args.out / "few_steps.png")

@@ -16,7 +16,7 @@ def get_config():
   config.network.width = 256
   config.network.depth = 2
   config.network.positions = "learned"
-  config.network.remat = False
+  config.network.remat = "none"
 
   config.teacher.loss = "cross_entropy"  # predicts E[x | z_t] for every process
   config.teacher.num_steps = 1000

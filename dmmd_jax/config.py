@@ -11,6 +11,7 @@ _CHOICES = {
   "process.schedule": ("linear", "cosine", "polynomial"),
   "network.positions": ("rotary", "learned"),
   "network.dtype": ("float32", "bfloat16"),
+  "network.remat": ("none", "full", "products"),
   "teacher.loss": ("bound", "cross_entropy"),
   "teacher.optimizer.decay": ("constant", "linear", "cosine"),
   "distill.method": ("dmmd", "kernel_score", "dmmd_kernel"),

@@ -10,6 +10,12 @@ import jax.numpy as jnp
 # A table look-up is a matrix product up to this many states: its gradient, a scatter, is slow.
 _ONE_HOT_STATES = 1024
 
+# What the forward pass of a layer leaves for the backward pass.
+_REMAT_POLICIES = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
@@ -27,7 +33,7 @@ class TransformerConfig:
   positions: str = "rotary"
   noise_channels: int = 0
   dtype: Any = jnp.float32
-  remat: bool = False
+  remat: str = "none"
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -59,7 +65,9 @@ class Transformer(nn.Module):
       ).astype(c.dtype)
     time = nn.silu(_dense(c, c.width, ("patch", "embed"), name="time_in")(_time_features(t, c)))
     time = nn.silu(_dense(c, c.width, ("embed", "embed_out"), name="time_out")(time))
-    block = nn.remat(_Block, prevent_cse=False) if c.remat else _Block
+    block = _Block
+    if c.remat != "none":
+      block = nn.remat(_Block, prevent_cse=False, policy=_REMAT_POLICIES[c.remat])
     layers = nn.scan(
       block,
       variable_axes={"params": 0},

@@ -80,7 +80,8 @@ def test_rotary_positions_tell_places_apart_and_time_matters():
   assert jnp.abs(logits - jax.jit(net.apply)(params, z, jnp.array([0.9]))).max() > 1e-5
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize("remat", ["full", "products"])
+def test_remat_changes_nothing(remat):
   params = random_params(IMAGE)
   z, t = inputs(IMAGE)
 
@@ -89,8 +90,8 @@ def test_remat_changes_nothing():
     return jnp.square(jax.jit(net.apply)(params, z, t)).mean()
 
   for a, b in zip(
-    jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, False)),
-    jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, True)),
+    jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, "none")),
+    jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, remat)),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, atol=1e-6)

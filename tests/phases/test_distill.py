@@ -98,7 +98,7 @@ def test_steps_of_the_kernel_score(method, changes, parts):
 def test_a_joint_step_costs_at_most_three_quarters_of_an_alternating_one():
   """3 forward and 2 backward passes against 6 and 2, counted in operations of the program."""
   config = digits_dmmd.get_config()
-  config.network.remat = False
+  config.network.remat = "none"
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
   params = nn.unbox(jax.eval_shape(denoiser.init, jax.random.key(0)))
