@@ -8,6 +8,8 @@ def get_config() -> ConfigDict:
   # What runs, in order; a phase that is complete in the workdir is not run again.
   config.phases = ("teacher", "distill", "evaluate")
 
+  config.preset = ""  # a name in config.presets, where there are any: fields set together
+
   config.run = run = ConfigDict()
   run.seed = 0
   run.log_every = 50  # steps per line of TensorBoard; the terminal shows the same means
@@ -18,7 +20,8 @@ def get_config() -> ConfigDict:
   run.mesh = (-1, 1, 1)
 
   config.dataset = ConfigDict()
-  config.dataset.name = "digits"  # digits | coins | mixture
+  # digits | coins | mixture; texts: english | textfile | text8 | lm1b | openwebtext
+  config.dataset.name = "digits"
 
   config.process = process = ConfigDict()
   process.name = "masked"  # masked | uniform | marginal (pi = frequencies in the data)
@@ -33,6 +36,9 @@ def get_config() -> ConfigDict:
   network.embed_dim = 32  # features of one token before patches are folded
   network.mlp_ratio = 4
   network.positions = "rotary"  # rotary | learned
+  network.conv = 0  # sequences: neighbours that a depthwise convolution mixes before attention
+  # Sequences: tokens of a block, drawn together given the blocks before it; 0 is all of them.
+  network.block = 0
   network.dtype = "float32"  # of the computation; parameters and losses are float32
   # What the backward pass computes again in place of storing it: none | full (all but the layers'
   # inputs) | products (all but matrix products). Less memory, and with full on CPUs less time: a
@@ -94,7 +100,9 @@ def get_config() -> ConfigDict:
   config.evaluate = evaluate = ConfigDict()
   evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64, 256)
   evaluate.student_nfe = (1, 2, 4, 8, 16, 32)
-  evaluate.num_blocks = 3  # blocks of as many samples as the held-out split; they give the errors
+  evaluate.num_blocks = 3  # blocks of samples; they give the errors
+  evaluate.block_size = 0  # samples of a block; 0 is as many as the held-out split has
+  evaluate.split = "held_out"  # held_out | validation (texts: to choose settings by)
   evaluate.teacher_temperature = 1.0
   evaluate.teacher_top_p = 1.0
   return config

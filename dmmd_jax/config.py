@@ -2,11 +2,12 @@
 
 from ml_collections import ConfigDict
 
-PHASES = ("teacher", "distill", "evaluate")
+PHASES = ("teacher", "reference", "distill", "evaluate")
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
+TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
 
 _CHOICES = {
-  "dataset.name": tuple(DATASETS),
+  "dataset.name": (*DATASETS, *TEXTS),
   "process.name": ("masked", "uniform", "marginal"),
   "process.schedule": ("linear", "cosine", "polynomial"),
   "network.positions": ("rotary", "learned"),
@@ -24,8 +25,15 @@ _CHOICES = {
   "distill.renoise": ("posterior", "forward"),
   "distill.score.objective": ("conditional", "marginal"),
   "distill.score.target": ("data", "teacher"),
+  "evaluate.split": ("held_out", "validation"),
   "distill.student_optimizer.decay": ("constant", "linear", "cosine"),
   "distill.auxiliary_optimizer.decay": ("constant", "linear", "cosine"),
+}
+
+_TEXT_CHOICES = {
+  "dataset.alphabet": ("text8", "printable", "gpt2"),
+  "dataset.unknown": ("error", "drop"),
+  "reference.optimizer.decay": ("constant", "linear", "cosine"),
 }
 
 _AT_LEAST_ONE = (
@@ -51,12 +59,40 @@ class ConfigError(Exception):
   """A config that cannot run; the message says what was found, expected, and what to do."""
 
 
+def apply_preset(config: ConfigDict, given: dict) -> None:
+  """Sets the fields of the preset that `config.preset` names, but for those `given` by hand.
+
+  Raises `ConfigError` where the config has no such preset.
+  """
+  presets = config.get("presets", {})
+  _require(
+    config.preset in ("", *presets),
+    f"preset is {config.preset!r}; this config has {', '.join(presets) or 'none'}",
+  )
+  if config.preset:
+    for section, fields in presets[config.preset].items():
+      for name, value in fields.items():
+        if f"{section}.{name}" not in given:
+          config[section][name] = value
+
+
+def example_shape(config: ConfigDict) -> tuple[int, ...]:
+  """Shape of one example of the data set."""
+  name = config.dataset.name
+  return (config.dataset.length,) if name in TEXTS else DATASETS[name]
+
+
 def check(config: ConfigDict) -> None:
   """Raises `ConfigError` for values out of range and for combinations that make no sense."""
-  for field, choices in _CHOICES.items():
+  is_text = config.dataset.name in TEXTS
+  _require(
+    not is_text or "reference" in config,
+    f"dataset.name is {config.dataset.name!r}, a text; start from configs/text_dmmd.py",
+  )
+  for field, choices in (_CHOICES | _TEXT_CHOICES if is_text else _CHOICES).items():
     value = _get(config, field)
     _require(value in choices, f"{field} is {value!r}; expected one of {', '.join(choices)}")
-  for field in _AT_LEAST_ONE:
+  for field in (*_AT_LEAST_ONE, *(("dataset.length", "reference.num_steps") if is_text else ())):
     _require(_get(config, field) >= 1, f"{field} is {_get(config, field)}; expected at least 1")
   for field in _POSITIVE:
     _require(_get(config, field) > 0, f"{field} is {_get(config, field)}; expected more than 0")
@@ -83,7 +119,7 @@ def _check_combinations(config: ConfigDict) -> None:
     f"network.width is {network.width}; expected a multiple of twice network.heads"
     f" ({network.heads})",
   )
-  shape = DATASETS[config.dataset.name]
+  shape = example_shape(config)
   axes = len(shape)
   sides = shape[:2]
   _require(
@@ -97,6 +133,7 @@ def _check_combinations(config: ConfigDict) -> None:
     f"network.width / network.heads is {network.width // network.heads}; rotary positions of images"
     " need a multiple of 4",
   )
+  _check_blocks(config, shape)
   if distill.method != "kernel_score":
     _check_dmmd(config, masked)
   _require(
@@ -110,7 +147,34 @@ def _check_combinations(config: ConfigDict) -> None:
     " use 'network'",
   )
   if distill.method != "dmmd":
-    _check_score(distill.score, sides, config.dataset.name)
+    blocks = (network.block,) if network.block else sides
+    _check_score(distill.score, blocks, config.dataset.name)
+  _require(
+    "reference" not in config.phases or config.dataset.name in TEXTS,
+    f"phases has 'reference', a model of text, and dataset.name is {config.dataset.name!r}",
+  )
+
+
+def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
+  network, size = config.network, config.evaluate.block_size
+  _require(
+    network.block == 0
+    or (len(shape) == 1 and shape[0] % network.block == 0 and network.block % network.patch == 0),
+    f"network.block is {network.block}; expected 0, or for sequences a divisor of their length"
+    f" ({shape[0]}) and a multiple of network.patch",
+  )
+  _require(
+    network.conv == 0 or (network.conv % 2 == 1 and len(shape) == 1),
+    f"network.conv is {network.conv}; expected 0, or for sequences an odd number of tokens",
+  )
+  _require(
+    not network.block or config.distill.teacher != "exact",
+    "distill.teacher is 'exact' with network.block; the exact teacher does not go block by block",
+  )
+  _require(
+    size == 0 or size >= 2,
+    f"evaluate.block_size is {size}; expected 0 (the held-out split) or >= 2",
+  )
 
 
 def _check_dmmd(config: ConfigDict, masked: bool) -> None:
@@ -181,10 +245,12 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
     " whose product is the number of devices, -1 standing for the rest of one axis",
   )
   data, fsdp = ((size if size > 0 else num_devices // fixed) for size in sizes[:2])
-  for field in ("teacher.batch_size", "distill.batch_size"):
-    value = _get(config, field)
+  for phase in ("teacher", "reference", "distill"):
+    if phase not in config.phases:
+      continue
+    field, value = f"{phase}.batch_size", config[phase].batch_size
     _require(
-      field.split(".")[0] not in config.phases or value % (data * fsdp) == 0,
+      value % (data * fsdp) == 0,
       f"{field} is {value}; expected a multiple of the {data * fsdp} devices that share a batch",
     )
 

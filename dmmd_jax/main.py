@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
   config = _CONFIG.value
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
   workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / name)
+  given = config_flags.get_override_values(flags.FLAGS["config"])
   try:
+    config_checks.apply_preset(config, given)
     config_checks.check(config)
     workdirs.check(config, workdir)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dmmd_jax"))
@@ -42,7 +44,14 @@ def main(argv: list[str]) -> None:
     _exit(str(error))
 
   from dmmd_jax import parallel, training
+  from dmmd_jax.data.alphabets import TextError
+  from dmmd_jax.networks.gpt2 import WeightsError
+  from dmmd_jax.phases import build
 
+  try:
+    dataset = build.make_dataset(config)
+  except TextError as error:
+    _exit(str(error))
   mesh = parallel.make_mesh(tuple(config.run.mesh))
   print(f"{name}: {jax.device_count()} {jax.default_backend()} device(s), workdir {workdir}")
   for phase in config.phases:
@@ -51,7 +60,9 @@ def main(argv: list[str]) -> None:
       continue
     workdirs.record(config, workdir, phase)
     try:
-      importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, workdir, mesh)
+      importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, dataset, workdir, mesh)
+    except WeightsError as error:
+      _exit(str(error))
     except training.NonFiniteError as error:
       _exit(str(error), 1)
     except training.StoppedError as error:

@@ -3,8 +3,11 @@
 import json
 import math
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
+
+_TEXTS = 8
 
 _TITLES = {
   "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
@@ -12,26 +15,47 @@ _TITLES = {
   "class_tv": "Class coverage: total variation of the class histogram from held-out data",
   "entropy": "Mean entropy of the predictions (nats per position)",
   "nll": "Negative log-likelihood under the true distribution (nats per token)",
+  "gradient_moment": "Gradient Moment under the reference model (unbiased; lower is better)",
+  "perplexity": "Generative perplexity per token under the reference model",
+  "unigram_entropy": "Entropy of a sample's own unigram distribution (nats)",
+  "distinct_4": "Share of different 4-grams among all",
+  "repeated_4": "Share of a sample's 4-grams that it has had before",
   "component_tv": "Total variation of the mixture components from the truth",
   "impossible": "Share of samples that the true distribution cannot produce",
 }
 
 
-def save_results(directory: pathlib.Path, rows: list[dict], reference: dict[str, float]) -> None:
+# Metrics of real data and their standard errors, where several blocks were measured.
+Reference = dict[str, tuple[float, float | None]]
+
+
+def save_results(
+  directory: pathlib.Path,
+  rows: list[dict],
+  reference: Reference,
+  bits_per_token: dict[str, tuple[float, float]],
+) -> None:
   """Writes `results.json`, `results.md` and `quality_vs_nfe.png`."""
-  text = json.dumps({"rows": rows, "reference": reference}, indent=1)
-  (directory / "results.json").write_text(text + "\n")
-  (directory / "results.md").write_text(results_table(rows, reference))
+  results = {"rows": rows, "reference": reference, "bits_per_token": bits_per_token}
+  (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+  text = results_table(rows, reference)
+  for name, bits in bits_per_token.items():
+    text += f"\n{name}: {_number(*bits)} bits per token of the held-out split.\n"
+  (directory / "results.md").write_text(text)
   _plot_quality(directory / "quality_vs_nfe.png", rows, reference)
 
 
-def results_table(rows: list[dict], reference: dict[str, float]) -> str:
+def results_table(rows: list[dict], reference: Reference) -> str:
   """Markdown: one table per metric, models in rows, NFE in columns."""
   nfes = sorted({row["nfe"] for row in rows})
   models = list(dict.fromkeys(row["model"] for row in rows))
   parts = []
   for metric in dict.fromkeys(row["metric"] for row in rows):
-    cells = {(r["model"], r["nfe"]): _cell(r) for r in rows if r["metric"] == metric}
+    cells = {
+      (r["model"], r["nfe"]): _number(r["value"], r["stderr"])
+      for r in rows
+      if r["metric"] == metric
+    }
     parts += [f"### {_TITLES.get(metric, metric)}", ""]
     parts += [
       "| model \\ NFE | " + " | ".join(map(str, nfes)) + " |",
@@ -40,7 +64,7 @@ def results_table(rows: list[dict], reference: dict[str, float]) -> str:
     for model in models:
       parts.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
     if metric in reference:
-      parts += ["", f"Training data in place of samples: {reference[metric]:.3g}."]
+      parts += ["", f"Real data in place of samples: {_number(*reference[metric])}."]
     parts.append("")
   seconds = {(r["model"], r["nfe"]): f"{1e3 * r['seconds_per_sample']:.2f}" for r in rows}
   parts += ["### Milliseconds per sample", ""]
@@ -53,16 +77,15 @@ def results_table(rows: list[dict], reference: dict[str, float]) -> str:
   )
 
 
-def _cell(row: dict) -> str:
+def _number(value: float, stderr: float | None) -> str:
   """The value with as many decimals as two digits of its standard error need."""
-  stderr = row["stderr"]
   if not stderr:
-    return f"{row['value']:.3f}"
+    return f"{value:.3f}"
   decimals = min(max(1 - math.floor(math.log10(stderr)), 1), 7)
-  return f"{row['value']:.{decimals}f} ± {stderr:.{decimals}f}"
+  return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
-def _plot_quality(path: pathlib.Path, rows: list[dict], reference: dict[str, float]) -> None:
+def _plot_quality(path: pathlib.Path, rows: list[dict], reference: Reference) -> None:
   """Quality against NFE, one panel per metric."""
   plt = _pyplot()
   metrics = list(dict.fromkeys(row["metric"] for row in rows))
@@ -79,7 +102,7 @@ def _plot_quality(path: pathlib.Path, rows: list[dict], reference: dict[str, flo
         label=model,
       )
     if metric in reference:
-      axis.axhline(reference[metric], color="gray", linestyle=":", label="training data")
+      axis.axhline(reference[metric][0], color="gray", linestyle=":", label="real data")
     axis.set_xscale("log", base=2)
     if metric == "frechet":
       axis.set_yscale("log")
@@ -91,10 +114,31 @@ def _plot_quality(path: pathlib.Path, rows: list[dict], reference: dict[str, flo
   plt.close(figure)
 
 
-def save_samples(
-  directory: pathlib.Path, model: str, samples: dict[int, np.ndarray], num_categories: int
+def save_texts(
+  directory: pathlib.Path,
+  samples: dict[str, dict[int, np.ndarray]],
+  decode: Callable[[np.ndarray], str],
 ) -> None:
-  """`samples_<model>.png`: per NFE a strip of images; sequences `[n, D]` are drawn as rows."""
+  """`samples.md`: the first texts of every model at every NFE."""
+  parts = ["# Samples: the first of each run, not selected"]
+  for model, by_nfe in samples.items():
+    for nfe, tokens in by_nfe.items():
+      texts = (decode(row).replace("```", 3 * '"') for row in tokens[:_TEXTS])
+      parts += [f"## {model}, {nfe} NFE", "```\n" + "\n---\n".join(texts) + "\n```"]
+  (directory / "samples.md").write_text("\n\n".join(parts) + "\n")
+
+
+def save_images(
+  directory: pathlib.Path, samples: dict[str, dict[int, np.ndarray]], num_categories: int
+) -> None:
+  """`samples_<model>.png`: per NFE a strip of images; sequences `[n, D]` are drawn as columns."""
+  for model, by_nfe in samples.items():
+    _plot_samples(directory / f"samples_{model}.png", model, by_nfe, num_categories)
+
+
+def _plot_samples(
+  path: pathlib.Path, model: str, samples: dict[int, np.ndarray], num_categories: int
+) -> None:
   plt = _pyplot()
   figure, axes = plt.subplots(
     len(samples), 1, figsize=(10, 1.9 * len(samples)), squeeze=False, constrained_layout=True
@@ -106,7 +150,7 @@ def save_samples(
     axis.set_xticks([])
     axis.set_yticks([])
   figure.suptitle(f"{model}: the first samples of each run, not selected")
-  figure.savefig(directory / f"samples_{model}.png", dpi=90)
+  figure.savefig(path, dpi=90)
   plt.close(figure)
 
 

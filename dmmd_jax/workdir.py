@@ -10,8 +10,9 @@ from dmmd_jax.config import ConfigError, differences
 # What a phase's result depends on; `run` holds what does not change it, but for the seed.
 _SECTIONS = {
   "teacher": ("dataset", "process", "network", "teacher"),
+  "reference": ("dataset", "network", "reference"),
   "distill": ("dataset", "process", "network", "teacher", "distill"),
-  "evaluate": ("dataset", "process", "network", "teacher", "distill", "evaluate"),
+  "evaluate": ("dataset", "process", "network", "teacher", "reference", "distill", "evaluate"),
 }
 
 
@@ -68,7 +69,8 @@ def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:
 
 
 def _relevant(config: ConfigDict, phase: str) -> dict:
-  relevant = {name: config[name].to_dict() for name in _SECTIONS[phase]}
+  names = [name for name in _SECTIONS[phase] if name in config]
+  relevant = {name: config[name].to_dict() for name in names}
   return json.loads(json.dumps(relevant | {"seed": config.run.seed}))
 
 

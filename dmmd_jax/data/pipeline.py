@@ -9,10 +9,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Tokens of two splits, int32 `[N, *shape]`, with values in `[0, num_categories)`.
+  """Tokens of the splits, integers `[N, *shape]`, with values in `[0, num_categories)`.
 
-  `labels` are class labels int `[N]`, or None. `joint` is the exact distribution of synthetic
-  data (`toy.Mixture`), or None.
+  `train` may be anything with a length and an index. Where there is a third split, `validation`, it
+  is to choose settings by. `labels` are class labels int `[N]`, or None. `joint` is the exact
+  distribution of synthetic data (`toy.Mixture`), or None. `tokenizer` decodes text.
   """
 
   train: np.ndarray
@@ -21,6 +22,8 @@ class Dataset:
   train_labels: np.ndarray | None = None
   held_out_labels: np.ndarray | None = None
   joint: object | None = None
+  validation: np.ndarray | None = None
+  tokenizer: object | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -34,6 +37,7 @@ def batches(source: np.ndarray, batch_size: int, seed: int, start: int) -> Itera
   Batch `i` depends on `seed` and `i` alone, so that a resumed run sees the data that it would have
   seen. Every epoch has an order of its own.
   """
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().batch(batch_size)
+  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  dataset = dataset.map(lambda x: x.astype(np.int32)).batch(batch_size)
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
   return iter(dataset[start:].to_iter_dataset(options))

@@ -2,8 +2,8 @@
 
 A process keeps each clean token with probability `alpha_t` and otherwise replaces it by a draw
 from a stationary distribution `pi`, independently per position. Tokens are int32 `[B, ...]`, times
-float32 `[B]`, log-probabilities float32 `[B, ..., K]`. The reverse posterior is that of D-MMD
-(arXiv 2603.20155, Eq. 4).
+float32 `[B]` or one per token, log-probabilities float32 `[B, ..., K]`. The reverse posterior is
+that of D-MMD (arXiv 2603.20155, Eq. 4).
 """
 
 import dataclasses
@@ -15,8 +15,15 @@ from dmmd_jax.diffusion.schedules import Linear, Schedule
 
 
 def expand(t: jax.Array, like: jax.Array) -> jax.Array:
-  """Adds axes to `t` `[B]` so that it broadcasts against `like` `[B, ...]`."""
+  """Adds axes to `t`, `[B]` or `[B, D]`, so that it broadcasts against `like` `[B, D, ...]`."""
   return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
+
+
+def spread(t: jax.Array, num_blocks: int, length: int) -> jax.Array:
+  """Times of blocks `[B * num_blocks]` to times of tokens `[B, length]`; `[B]` for one block."""
+  if num_blocks == 1:
+    return t
+  return jnp.repeat(t.reshape(-1, num_blocks), length // num_blocks, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

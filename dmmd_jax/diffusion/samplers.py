@@ -1,5 +1,6 @@
 """Ancestral sampling, with temperature and top-p."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -87,3 +88,64 @@ def finish_sample(
 
   z_0, entropies = jax.lax.scan(step, z, jnp.arange(nfe))
   return Samples(z_0, entropies.mean())
+
+
+def sample_blocks(
+  predict: Callable,
+  remember: Callable,
+  memory: object,
+  process: Process,
+  key: jax.Array,
+  shape: tuple[int, int],
+  num_blocks: int,
+  nfe: int,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+) -> Samples:
+  """Draws tokens of `shape` `[B, D]` block after block, each in `nfe` evaluations.
+
+  `predict(memory, start, z_t, t, key)` gives `log E[x | z_t]` of the block that begins at token
+  `start`, `remember(memory, start, x)` the memory with its clean tokens.
+  """
+  size = shape[1] // num_blocks
+
+  def step(memory, start):
+    drawn = ancestral_sample(
+      functools.partial(predict, memory, start),
+      process,
+      jax.random.fold_in(key, start),
+      (shape[0], size),
+      nfe,
+      temperature,
+      top_p,
+    )
+    return remember(memory, start, drawn.tokens), drawn
+
+  _, drawn = jax.lax.scan(step, memory, size * jnp.arange(num_blocks))
+  return Samples(drawn.tokens.swapaxes(0, 1).reshape(shape), drawn.entropy.mean())
+
+
+def sample_autoregressively(
+  predict: Callable,
+  memory: object,
+  key: jax.Array,
+  shape: tuple[int, int],
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+) -> Samples:
+  """Draws tokens of `shape` `[B, D]` one by one.
+
+  `predict(memory, i, previous)` gives log-probabilities `[B, K]` of token `i` and the memory with
+  token `i - 1`, `previous` `[B]`; before the first token it is -1.
+  """
+
+  def step(carry, i):
+    memory, previous = carry
+    log_probs, memory = predict(memory, i, previous)
+    log_probs = truncate(log_probs, temperature, top_p)
+    token = jax.random.categorical(jax.random.fold_in(key, i), log_probs).astype(jnp.int32)
+    return (memory, token), (token, mean_entropy(log_probs, jnp.ones(token.shape, bool)))
+
+  start = memory, jnp.full(shape[:1], -1, jnp.int32)
+  _, (tokens, entropies) = jax.lax.scan(step, start, jnp.arange(shape[1]))
+  return Samples(tokens.T, entropies.mean())

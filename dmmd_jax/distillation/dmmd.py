@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
-from dmmd_jax.diffusion.processes import Process, expand
+from dmmd_jax.diffusion.processes import Process, expand, spread
 from dmmd_jax.diffusion.samplers import mean_entropy, truncate
 
 DIFFUSION_LOSSES = {
@@ -56,6 +56,8 @@ class DMMD:
   # True: t = 1 always, the one-step setting of DiMO (arXiv 2503.15457).
   from_prior: bool = False
   prediction: str = "mean"
+  # Blocks of a sequence, each at a time of its own (block-autoregressive diffusion).
+  num_blocks: int = 1
 
 
 class Networks(NamedTuple):
@@ -83,15 +85,20 @@ class Rollout(NamedTuple):
 
 
 def corrupt(
-  process: Process, steps: int, x_data: jax.Array, key: jax.Array, from_prior: bool = False
+  process: Process,
+  steps: int,
+  x_data: jax.Array,
+  key: jax.Array,
+  from_prior: bool = False,
+  num_blocks: int = 1,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws `s`, `t` within `1/steps` above it (or 1), and `z_t ~ q(z_t | x_data)`: `z_t, s, t`."""
   time_key, step_key, corrupt_key = jax.random.split(key, 3)
-  batch_size = x_data.shape[0]
-  s = losses.sample_times(time_key, batch_size)
-  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, (batch_size,)) / steps)
+  s = losses.sample_times(time_key, x_data.shape[0] * num_blocks)
+  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, s.shape) / steps)
   if from_prior:
     t = jnp.ones_like(s)
+  s, t = (spread(times, num_blocks, x_data.shape[1]) for times in (s, t))
   return process.corrupt(corrupt_key, x_data, t), s, t
 
 
@@ -110,7 +117,7 @@ def rollout(
   """
   process = method.process
   corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
-  start = corrupt(process, method.steps, x_data, corrupt_key, method.from_prior)
+  start = corrupt(process, method.steps, x_data, corrupt_key, method.from_prior, method.num_blocks)
   z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
   log_p = student(eta, z_t, t, noise_key)
   log_mean = log_p

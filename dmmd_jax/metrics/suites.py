@@ -1,48 +1,84 @@
-"""What is measured on samples of a kind of data set: functions `tokens -> {metric: value}`."""
+"""What is measured on samples of a kind of data set."""
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from dmmd_jax.data.pipeline import Dataset
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.frechet import frechet_distance
+from dmmd_jax.metrics.gradient_moment import gradient_moment
+from dmmd_jax.metrics.likelihood import (
+  distinct_ngrams,
+  generative_perplexity,
+  repeated_ngrams,
+  unigram_entropy,
+)
 from dmmd_jax.mmd import mmd2
 from dmmd_jax.mmd.kernels import Hamming
 
-Measure = Callable[[np.ndarray], dict[str, float]]
+# Of tokens [n, *shape], the block of that number.
+Measure = Callable[[np.ndarray, int], dict[str, float]]
 
 
-def make_measure(dataset: Dataset) -> Measure:
-  """Measures on tokens `[n, *shape]` that suit `dataset`; lower is better for all of them.
+def make_measure(dataset: Dataset, language_model=None) -> Measure:
+  """Measures on blocks of tokens `[n, *shape]` that suit `dataset`.
 
   Always `kernel_mmd`, the unbiased MMD^2 to the held-out split under a Hamming kernel. With an
   exact joint: `nll` (nats per token), `impossible` (share of samples of probability 0),
-  `component_tv`. With labels: `frechet` and `class_tv` against the held-out split.
+  `component_tv`. With labels: `frechet` and `class_tv` against the held-out split. With a
+  `language_model` (`token_nll`, `loss`, `params`): `gradient_moment` and `perplexity` under it, and
+  how varied the text is.
   """
-  special = special_measure(dataset)
+  special = special_measure(dataset, language_model)
   kernel = Hamming(num_categories=dataset.num_categories)
-  return lambda tokens: (
-    special(tokens) | {"kernel_mmd": mmd2(tokens, dataset.held_out, kernel).value}
+  return lambda tokens, block: (
+    special(tokens, block) | {"kernel_mmd": mmd2(tokens, dataset.held_out, kernel).value}
   )
 
 
-def special_measure(dataset: Dataset) -> Measure:
+def special_measure(dataset: Dataset, language_model) -> Measure:
   """The metrics that only some data sets have."""
+  if language_model is not None:
+    return text_measure(dataset, language_model)
   if dataset.joint is not None:
-    return lambda tokens: joint_metrics(dataset.joint, tokens)
+    return lambda tokens, _: joint_metrics(dataset.joint, tokens)
   if dataset.train_labels is None:
-    return lambda tokens: {}
+    return lambda *_: {}
   classifier = train_classifier(dataset.train, dataset.train_labels, dataset.num_categories)
   real_features, real_logits = classifier.predict(dataset.held_out)
   real_classes = histogram(np.argmax(real_logits, -1), classifier.num_classes)
 
-  def measure(tokens):
+  def measure(tokens, _):
     features, logits = classifier.predict(tokens)
     classes = histogram(np.argmax(logits, -1), classifier.num_classes)
     return {
       "frechet": frechet_distance(features, real_features),
       "class_tv": total_variation(classes, real_classes),
+    }
+
+  return measure
+
+
+def text_measure(dataset: Dataset, language_model) -> Measure:
+  """A block is one pair of minibatches of the Gradient Moment, against as many held-out texts."""
+  token_nll = jax.jit(language_model.token_nll)
+
+  def measure(tokens, block):
+    half = len(tokens) // 2
+    first = 2 * half * block % (len(dataset.held_out) - 2 * half + 1)
+    data = dataset.held_out[first : first + 2 * half].astype(np.int32)
+    moment = gradient_moment(
+      language_model.loss, language_model.params, tokens[: 2 * half], data, half
+    )
+    nll = np.asarray(token_nll(language_model.params, tokens)).mean(-1)
+    return {
+      "gradient_moment": moment.value,
+      "perplexity": generative_perplexity(nll).value,
+      "unigram_entropy": unigram_entropy(tokens).value,
+      "distinct_4": distinct_ngrams(tokens, 4),
+      "repeated_4": repeated_ngrams(tokens, 4),
     }
 
   return measure

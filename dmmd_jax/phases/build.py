@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,16 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import checkpoints, parallel
-from dmmd_jax.data import digits, toy
+from dmmd_jax.data import alphabets, digits, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Dataset
-from dmmd_jax.diffusion import processes, schedules
+from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.networks import noise, transformer
 
 
 def make_dataset(config) -> Dataset:
-  if config.dataset.name == "digits":
+  """Raises `TextError` for text, or a tokenizer, that cannot be had."""
+  c = config.dataset
+  if c.name == "digits":
     return digits.load()
-  return toy.load(config.dataset.name)
+  if c.name in ("coins", "mixture"):
+    return toy.load(c.name)
+  tokenizer = alphabets.make_tokenizer(c.alphabet, c.unknown, c.tokenizer)
+  if c.name == "english":
+    return text.load_english(tokenizer, c.length)
+  if c.name == "textfile":
+    return text.load_files(c.path, tokenizer, c.length)
+  return tfds_text.load(c.name, c.path, tokenizer, c.length)
 
 
 def make_process(config, dataset: Dataset) -> processes.Process:
@@ -37,9 +47,13 @@ def make_process(config, dataset: Dataset) -> processes.Process:
   return process(dataset.num_categories, schedule)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Denoiser:
-  """A network with the meaning of what it predicts, `mean` or `leave_one_out`."""
+  """A network with the meaning of what it predicts, `mean` or `leave_one_out`.
+
+  One of several blocks predicts a block from the clean blocks before it: `given` them all
+  (`context`) in training, from a cache in sampling.
+  """
 
   module: nn.Module
   process: processes.Process
@@ -48,11 +62,20 @@ class Denoiser:
   noise_kind: str = "none"
   noise_dim: int = 0
   noise_scale: float = 1.0
+  context: jax.Array | None = None
+
+  @property
+  def num_blocks(self) -> int:
+    return self.shape[0] // (self.module.config.block or self.shape[0])
+
+  def given(self, x: jax.Array) -> "Denoiser":
+    """Itself, for corruptions of the clean tokens `x` `[n, ...]`, `B/n` in a row of each."""
+    return dataclasses.replace(self, context=x) if self.num_blocks > 1 else self
 
   def init(self, key: jax.Array) -> Any:
     """Parameters that carry logical axis names."""
     z = jnp.zeros((1, *self.shape), jnp.int32)
-    return self.module.init(key, z, jnp.zeros(1), self._noise(key, 1))["params"]
+    return self.module.init(key, z, jnp.zeros(1), self._noise(key, z))["params"]
 
   def log_probs(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
@@ -61,18 +84,41 @@ class Denoiser:
 
     A student draws its noise from `key`; the other networks need none.
     """
-    logits = self.module.apply({"params": params}, z, t, self._noise(key, z.shape[0]))
+    context = self.context
+    if context is not None:
+      context = jnp.repeat(context, len(z) // len(context), axis=0)
+    logits = self.module.apply({"params": params}, z, t, self._noise(key, z), context)
     return jax.nn.log_softmax(logits)
 
   def log_mean(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
   ) -> jax.Array:
     """`log E[x | z_t]`, whatever the network predicts."""
-    log_probs = self.log_probs(params, z, t, key)
+    return self._to_mean(self.log_probs(params, z, t, key), z, t)
+
+  def block_log_mean(
+    self, params: Any, cache: transformer.Cache, start: jax.Array, z: jax.Array, t: jax.Array, key
+  ) -> jax.Array:
+    """`log E[x | z_t, clean blocks before]` of the block `z` that begins at token `start`."""
+    noise = self._noise(key, z)
+    logits, _ = self.module.apply({"params": params}, z, t, noise, cache=cache, start=start)
+    return self._to_mean(jax.nn.log_softmax(logits), z, t)
+
+  def remember(
+    self, params: Any, cache: transformer.Cache, start: jax.Array, x: jax.Array
+  ) -> transformer.Cache:
+    """The cache with a clean block `x` `[B, block]` written."""
+    clean = jnp.zeros(len(x))
+    return self.module.apply({"params": params}, x, clean, cache=cache, start=start)[1]
+
+  def empty_cache(self, batch_size: int) -> transformer.Cache:
+    return transformer.Cache.empty(self.module.config, batch_size)
+
+  def _to_mean(self, log_probs: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
     return log_probs if self.prediction == "mean" else self.process.to_mean(log_probs, z, t)
 
-  def _noise(self, key: jax.Array | None, batch_size: int) -> jax.Array | None:
-    drawn = noise.sample_noise(key, self.noise_kind, batch_size, self.shape, self.noise_dim)
+  def _noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
+    drawn = noise.sample_noise(key, self.noise_kind, z.shape[0], z.shape[1:], self.noise_dim)
     return None if drawn is None else self.noise_scale * drawn
 
 
@@ -97,9 +143,11 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   return Denoiser(module, process, prediction, dataset.shape, kind, dim, scale)
 
 
-def load_ema(phase_dir: pathlib.Path, denoiser: Denoiser, mesh: jax.sharding.Mesh) -> Any:
-  """The averaged parameters at the end of a phase, sharded over the mesh."""
-  boxed = jax.eval_shape(denoiser.init, jax.random.key(0))
+def load_ema(
+  phase_dir: pathlib.Path, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
+) -> Any:
+  """The averaged parameters at the end of a phase, made by `init(key)`, sharded over the mesh."""
+  boxed = jax.eval_shape(init, jax.random.key(0))
   shardings = parallel.state_shardings(mesh, boxed)
   abstract = checkpoints.abstract_like(nn.unbox(boxed), shardings)
   return checkpoints.restore_part(phase_dir / "checkpoints", {"ema": abstract})["ema"]
@@ -108,3 +156,37 @@ def load_ema(phase_dir: pathlib.Path, denoiser: Denoiser, mesh: jax.sharding.Mes
 def exact_teacher(dataset: Dataset, process: processes.Process):
   """The known `log E[x | z_t]` of synthetic data, with the signature of `Denoiser.log_mean`."""
   return lambda params, z, t, key=None: dataset.joint.log_mean(process, z, t)
+
+
+def make_sampler(
+  denoiser: Denoiser,
+  mesh: jax.sharding.Mesh,
+  predict: Callable | None = None,
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+) -> Callable[..., samplers.Samples]:
+  """`sample(params, key, shape, nfe)` of a denoiser, or of what `predict`s in its place.
+
+  A batch is split over the mesh; blocks are drawn one after the other, each in `nfe` evaluations.
+  """
+  predict = predict or denoiser.log_mean
+
+  def split(z):
+    return jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
+
+  def sample(params, key, shape, nfe):
+    if denoiser.num_blocks == 1:
+      return samplers.ancestral_sample(
+        lambda z, t, key: predict(params, split(z), t, key),
+        denoiser.process, key, shape, nfe, temperature, top_p,
+      )  # fmt: skip
+    return samplers.sample_blocks(
+      lambda cache, start, z, t, key: (
+        denoiser.block_log_mean(params, cache, start, split(z), t, key)
+      ),
+      lambda cache, start, x: denoiser.remember(params, cache, start, split(x)),
+      denoiser.empty_cache(shape[0]),
+      denoiser.process, key, shape, denoiser.num_blocks, nfe, temperature, top_p,
+    )  # fmt: skip
+
+  return sample

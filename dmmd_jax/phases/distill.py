@@ -31,10 +31,9 @@ class DistillState:
   ema: Any
 
 
-def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   """Runs `config.distill.num_steps` generator updates with the auxiliary updates between them."""
   c = config.distill
-  dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
   init, step = make_step(config, dataset, denoiser)
   job = training.Job(
@@ -45,7 +44,9 @@ def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     batches=lambda start: batches(
       dataset.train, updates_per_step(c) * c.batch_size, config.run.seed + 1, start
     ),
-    given=build.load_ema(pathlib.Path(c.teacher_workdir or workdir) / "teacher", denoiser, mesh),
+    given=build.load_ema(
+      pathlib.Path(c.teacher_workdir or workdir) / "teacher", denoiser.init, mesh
+    ),
   )
   training.train(job, workdir / job.name, config.run, mesh)
 
@@ -156,29 +157,32 @@ def make_losses(
     renoise=c.renoise,
     from_prior=c.from_prior,
     prediction=denoiser.prediction if c.loss == "bound" else "mean",
+    num_blocks=denoiser.num_blocks,
   )
 
-  def predictor(denoiser):
+  def predictor(denoiser, x):
+    denoiser = denoiser.given(x)
     return denoiser.log_probs if method.prediction == "leave_one_out" else denoiser.log_mean
 
   exact = c.teacher == "exact"
-  teacher = build.exact_teacher(dataset, method.process) if exact else predictor(denoiser)
   score_of = make_score(config, dataset, denoiser)
 
   def score_losses(eta, phi, theta, x, key):
     corrupt_key, noise_key, score_key = jax.random.split(key, 3)
-    start = dmmd.corrupt(method.process, c.steps, x, corrupt_key, c.from_prior)
+    blocks = method.num_blocks
+    start = dmmd.corrupt(method.process, c.steps, x, corrupt_key, c.from_prior, blocks)
     z_t, _, t = (jnp.repeat(part, c.score.num_noises, axis=0) for part in start)
-    log_p = student.log_mean(eta, z_t, t, noise_key)
+    log_p = student.given(x).log_mean(eta, z_t, t, noise_key)
     score = score_of(theta, log_p, x, z_t, t, score_key)
     entropy = mean_entropy(log_p, method.process.active(z_t))
     return score, None, {"kernel_score_loss": score, "entropy": entropy}
 
   def dmmd_losses(eta, phi, theta, x, key, score=True):
+    teacher = build.exact_teacher(dataset, method.process) if exact else predictor(denoiser, x)
     networks = dmmd.Networks(
       teacher=functools.partial(teacher, theta),
-      student=predictor(student),
-      auxiliary=predictor(denoiser),
+      student=predictor(student, x),
+      auxiliary=predictor(denoiser, x),
     )
     with_score = score and c.method == "dmmd_kernel"
     rollout_key, score_key = jax.random.split(key)
@@ -205,14 +209,22 @@ def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.A
     denoiser.process, tuple(kernel_score.Scale(*scale) for scale in c.scales), c.category_bandwidth
   )
   exact = config.distill.teacher == "exact"
-  teacher = build.exact_teacher(dataset, denoiser.process) if exact else denoiser.log_mean
+
+  def as_examples(a, axis):
+    """Blocks as examples of their own: their laws, given the blocks before, are what is matched."""
+    blocks, rest = denoiser.num_blocks, a.shape[axis + 2 :]
+    shape = (a.shape[axis] * blocks, a.shape[axis + 1] // blocks, *rest)
+    return a.reshape(*a.shape[:axis], *shape)
 
   def score(theta, log_mean, x, z_t, t, key):
     log_mean = log_mean.reshape(len(x), c.num_noises, *log_mean.shape[1:]).swapaxes(0, 1)
     z_t, t = z_t[:: c.num_noises], t[:: c.num_noises]
     if c.target == "teacher":
-      predict = functools.partial(teacher, theta)
+      teacher = build.exact_teacher(dataset, denoiser.process)
+      predict = functools.partial(teacher if exact else denoiser.given(x).log_mean, theta)
       x = finish_sample(predict, denoiser.process, key, z_t, t, c.target_nfe).tokens
+    if denoiser.num_blocks > 1:
+      log_mean, x, z_t = as_examples(log_mean, 1), as_examples(x, 0), as_examples(z_t, 0)
     if c.objective == "marginal":
       return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t)
     return kernel_score.conditional_score(method, log_mean, x, z_t)

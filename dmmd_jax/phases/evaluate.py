@@ -1,30 +1,33 @@
 """Samples teacher and student at many NFE and measures both in the same way."""
 
+import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dmmd_jax import parallel, report
-from dmmd_jax.diffusion.samplers import ancestral_sample
+from dmmd_jax.diffusion.samplers import Samples
+from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import make_measure
-from dmmd_jax.phases import build
+from dmmd_jax.phases import build, reference, teacher
 from dmmd_jax.progress import progress_bar
+
+# A table of trigrams is kept whole up to this many tokens.
+SMALL_ALPHABET = 256
 
 
 class Model(NamedTuple):
-  """A row of the results: `predict(params, z, t, key)` gives `log E[x | z_t]`."""
+  """A row of the results: `sample(params, key, shape, nfe)` draws tokens of `shape`."""
 
   name: str
-  predict: object
-  params: object
+  sample: Callable[..., Samples]
+  params: Any
   nfes: tuple[int, ...]
-  temperature: float
-  top_p: float
 
 
 class Blocks(NamedTuple):
@@ -35,70 +38,98 @@ class Blocks(NamedTuple):
   seconds: np.ndarray
 
 
-def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
-  """Writes results, figures and sample grids into `<workdir>/evaluate/` and prints the table.
+def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+  """Writes results, figures and samples into `<workdir>/evaluate/` and prints the table.
 
-  Samples come in blocks of the size of the held-out split, so that metrics with a bias in the
-  number of samples are comparable with `reference`: the training data measured in the same way.
+  Samples come in blocks of one size, so that metrics with a bias in the number of samples are
+  comparable with `reference`: real data that no metric compares with, measured in the same way.
   """
-  dataset = build.make_dataset(config)
-  models = make_models(config, workdir, dataset, mesh)
-  measure = make_measure(dataset)
+  c = config.evaluate
+  held_out = dataset.validation if c.split == "validation" else dataset.held_out
+  dataset = dataclasses.replace(dataset, held_out=held_out)
+  size = c.block_size or len(held_out)
+  language_model = None
+  if dataset.tokenizer:
+    language_model = reference.load(config, workdir, dataset, mesh)
+  models = make_models(config, workdir, dataset, language_model, mesh)
+  measure = make_measure(dataset, language_model)
   out = workdir / "evaluate"
   out.mkdir(parents=True, exist_ok=True)
-  rows = []
+  rows, samples = [], {}
   progress = progress_bar(sum(sum(m.nfes) for m in models), 0, "evaluate", "NFE")
   for model in models:
-    grids = {}
+    samples[model.name] = {}
     for nfe in model.nfes:
-      blocks = draw(config, model, dataset, nfe, mesh)
+      blocks = draw(config, model, (size, *dataset.shape), nfe, mesh)
       rows += list(result_rows(model.name, nfe, blocks, measure))
-      grids[nfe] = blocks.tokens[0]
+      samples[model.name][nfe] = blocks.tokens[0]
       progress.update(nfe)
-    report.save_samples(out, model.name, grids, dataset.num_categories)
   progress.close()
-  size = len(dataset.held_out)
-  train_blocks = dataset.train[: len(dataset.train) // size * size].reshape(
-    -1, size, *dataset.shape
-  )
-  reference = {name: float(mean) for name, mean, _ in block_statistics(map(measure, train_blocks))}
-  report.save_results(out, rows, reference)
+  real = np.asarray(dataset.train if dataset.validation is None else dataset.validation)
+  real = real[: len(real) // size * size].reshape(-1, size, *dataset.shape)
+  measured = [measure(tokens, block) for block, tokens in enumerate(real[: c.num_blocks])]
+  real_values = {name: value for name, *value in block_statistics(measured)}
+  facts = likelihoods(config, workdir, dataset, mesh) if dataset.tokenizer else {}
+  report.save_results(out, rows, real_values, facts)
+  if dataset.tokenizer:
+    report.save_texts(out, samples, dataset.tokenizer.decode)
+  else:
+    report.save_images(out, samples, dataset.num_categories)
   print((out / "results.md").read_text())
 
 
-def make_models(config, workdir: pathlib.Path, dataset, mesh) -> list[Model]:
-  """The teacher, and the student where this workdir has one."""
+def make_models(config, workdir: pathlib.Path, dataset, language_model, mesh) -> list[Model]:
+  """The teacher, the student where this workdir has one, and for text an autoregressive model."""
   c = config.evaluate
   denoiser = build.make_denoiser(config, dataset)
   teacher_dir = pathlib.Path(config.distill.teacher_workdir or workdir) / "teacher"
   if config.distill.teacher == "exact":
-    predict, params = build.exact_teacher(dataset, denoiser.process), ()
+    sample = build.make_sampler(denoiser, mesh, build.exact_teacher(dataset, denoiser.process))
+    params = ()
   else:
-    predict, params = denoiser.log_mean, build.load_ema(teacher_dir, denoiser, mesh)
-  models = [
-    Model("teacher", predict, params, c.teacher_nfe, c.teacher_temperature, c.teacher_top_p)
-  ]
+    sample = build.make_sampler(denoiser, mesh, None, c.teacher_temperature, c.teacher_top_p)
+    params = build.load_ema(teacher_dir, denoiser.init, mesh)
+  models = [Model("teacher", sample, params, c.teacher_nfe)]
   if (workdir / "distill").exists():
     student = build.make_denoiser(config, dataset, student=True)
-    params = build.load_ema(workdir / "distill", student, mesh)
-    models.append(Model("student", student.log_mean, params, c.student_nfe, 1.0, 1.0))
+    params = build.load_ema(workdir / "distill", student.init, mesh)
+    models.append(Model("student", build.make_sampler(student, mesh), params, c.student_nfe))
+  if language_model and language_model.sample:
+    length = dataset.shape[0]
+    sample = lambda params, key, shape, nfe: language_model.sample(params, key, shape)
+    models.append(Model("autoregressive", sample, language_model.params, (length,)))
   return models
 
 
-def draw(config, model: Model, dataset, nfe: int, mesh: jax.sharding.Mesh) -> Blocks:
-  """Draws `config.evaluate.num_blocks` blocks as large as the held-out split, padded to devices."""
-  size = len(dataset.held_out)
-  padded = -(-size // mesh.size) * mesh.size
-  process = build.make_process(config, dataset)
+def likelihoods(config, workdir: pathlib.Path, dataset, mesh) -> dict[str, tuple[float, float]]:
+  """Bits per token of the held-out split: the teacher's bound, and a trigram model to beat."""
+  denoiser = build.make_denoiser(config, dataset)
+  found = {}
+  if config.teacher.loss == "bound":
+    teacher_dir = pathlib.Path(config.distill.teacher_workdir or workdir) / "teacher"
+    params = build.load_ema(teacher_dir, denoiser.init, mesh)
+    nats = teacher.negative_elbo(denoiser, params, dataset.held_out, config.run.seed + 3)
+    found["Teacher (upper bound)"] = _mean_in_bits(nats)
+  if dataset.num_categories <= SMALL_ALPHABET:
+    stream = np.asarray(dataset.train[:: dataset.shape[0]]).reshape(-1)
+    trigram = KneserNey(stream, dataset.num_categories)
+    nats = trigram.token_nll(dataset.held_out).mean(-1)
+    found["Trigram model, Kneser-Ney"] = _mean_in_bits(nats)
+  return found
+
+
+def _mean_in_bits(nats: np.ndarray) -> tuple[float, float]:
+  bits = np.asarray(nats) / np.log(2.0)
+  return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(len(bits)))
+
+
+def draw(config, model: Model, shape: tuple[int, ...], nfe: int, mesh: jax.sharding.Mesh) -> Blocks:
+  """Draws `config.evaluate.num_blocks` blocks of `shape`, padded to the number of devices."""
+  padded = (-(-shape[0] // mesh.size) * mesh.size, *shape[1:])
 
   @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
   def sample(params, key):
-    def predict(z, t, key):
-      z = jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
-      return model.predict(params, z, t, key)
-
-    shape = (padded, *dataset.shape)
-    return ancestral_sample(predict, process, key, shape, nfe, model.temperature, model.top_p)
+    return model.sample(params, key, padded, nfe)
 
   nfe_key = jax.random.fold_in(jax.random.key(config.run.seed + 2), nfe)
   sample = sample.lower(model.params, nfe_key).compile()
@@ -107,7 +138,7 @@ def draw(config, model: Model, dataset, nfe: int, mesh: jax.sharding.Mesh) -> Bl
     start = time.perf_counter()
     drawn = jax.block_until_ready(sample(model.params, jax.random.fold_in(nfe_key, block)))
     seconds.append(time.perf_counter() - start)
-    tokens.append(np.asarray(drawn.tokens[:size]))
+    tokens.append(np.asarray(drawn.tokens[: shape[0]]))
     entropies.append(float(drawn.entropy))
   return Blocks(np.stack(tokens), np.array(entropies), np.array(seconds))
 
@@ -116,8 +147,8 @@ def result_rows(name: str, nfe: int, blocks: Blocks, measure) -> Iterator[dict]:
   """One row per metric with mean and standard error over the blocks."""
   num_blocks, size = blocks.tokens.shape[:2]
   measured = [
-    measure(tokens) | {"entropy": entropy}
-    for tokens, entropy in zip(blocks.tokens, blocks.entropy, strict=True)
+    measure(tokens, block) | {"entropy": entropy}
+    for block, (tokens, entropy) in enumerate(zip(blocks.tokens, blocks.entropy, strict=True))
   ]
   for metric, value, stderr in block_statistics(measured):
     yield {

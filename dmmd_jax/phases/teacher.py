@@ -6,11 +6,13 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import batches
 from dmmd_jax.diffusion import losses
+from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.phases import build
 
 
@@ -22,10 +24,9 @@ class TeacherState:
   ema: Any
 
 
-def run(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   """Trains a denoiser on the data set for `config.teacher.num_steps` steps."""
   c = config.teacher
-  dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
 
@@ -62,12 +63,39 @@ def teacher_loss(params, denoiser: build.Denoiser, config, x: jax.Array, key: ja
   """The loss `config.loss` at random times, in nats per token, for tokens int `[B, ...]`."""
   process, steps = denoiser.process, config.num_timesteps
   time_key, corrupt_key, noise_key = jax.random.split(key, 3)
-  t = losses.sample_times(time_key, x.shape[0], steps)
+  t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks, steps)
+  t = spread(t, denoiser.num_blocks, x.shape[1])
   z_t = process.corrupt(corrupt_key, x, t)
-  log_x_hat = denoiser.log_probs(params, z_t, t, noise_key)
+  log_x_hat = denoiser.given(x).log_probs(params, z_t, t, noise_key)
   target = jax.nn.one_hot(x, process.num_categories)
   if config.loss == "cross_entropy":
     return losses.cross_entropy(process, target, log_x_hat, z_t, t).mean()
   if steps:
     return losses.discrete_bound(process, target, log_x_hat, z_t, t, steps).mean()
   return losses.bound(process, target, log_x_hat, z_t, t).mean()
+
+
+def negative_elbo(denoiser: build.Denoiser, params, tokens, seed: int, draws: int = 8):
+  """The continuous-time bound of tokens `[n, ...]` in nats per token, `[n]`, each at `draws` times.
+
+  For a network trained with the bound, or a masked one.
+  """
+
+  @jax.jit
+  def bound(x, key):
+    time_key, corrupt_key, noise_key = jax.random.split(key, 3)
+    t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks)
+    t = spread(t, denoiser.num_blocks, x.shape[1])
+    z_t = denoiser.process.corrupt(corrupt_key, x, t)
+    log_x_hat = denoiser.given(x).log_probs(params, z_t, t, noise_key)
+    target = jax.nn.one_hot(x, denoiser.process.num_categories)
+    nats = losses.bound(denoiser.process, target, log_x_hat, z_t, t)
+    return nats.reshape(len(x), -1).mean(-1)
+
+  found = []
+  for batch in np.array_split(np.asarray(tokens, np.int32), max(1, len(tokens) // 128)):
+    # Every example at times spread over [0, 1].
+    repeated = jnp.repeat(batch, draws, axis=0)
+    nats = bound(repeated, jax.random.fold_in(jax.random.key(seed), len(found)))
+    found.append(np.asarray(nats).reshape(len(batch), draws).mean(-1))
+  return np.concatenate(found)

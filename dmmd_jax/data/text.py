@@ -1,0 +1,148 @@
+"""Text that needs no download: English prose that ships with Python, and the user's own files."""
+
+import ast
+import functools
+import hashlib
+import inspect
+import pathlib
+import re
+import sysconfig
+from collections.abc import Iterable
+
+import numpy as np
+
+from dmmd_jax.data.alphabets import Alphabet, BytePairs, TextError
+from dmmd_jax.data.pipeline import Dataset
+
+_SPLITS = ("train", "validation", "test")
+# A longer paragraph is cut, so that a file without any still has three splits.
+_LONGEST = 2000
+_NOT_PROSE = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data"}
+
+
+def load_english(tokenizer: Alphabet | BytePairs, length: int) -> Dataset:
+  """The documentation of Python itself: about 1.3 million characters of English prose.
+
+  From `pydoc_data.topics` and the docstrings of the standard library, so the same for everyone with
+  the same Python version. Paragraphs of prose only, each once; split by paragraph, 8 : 1 : 1.
+  """
+  return make_dataset(_english_paragraphs(), tokenizer, length, "english")
+
+
+def load_files(path: str, tokenizer: Alphabet | BytePairs, length: int) -> Dataset:
+  """A text file, or all files of a folder and those below it; split by paragraph, 8 : 1 : 1.
+
+  Raises `TextError` where there is no text, or not enough.
+  """
+  root = pathlib.Path(path).expanduser()
+  if not path or not root.exists():
+    raise TextError(f"dataset.path is {path!r}, which does not exist; name a text file or a folder")
+  files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+  files = [p for p in files if not p.name.startswith(".")]
+  if not files:
+    raise TextError(f"{root} holds no files; put the texts there")
+  paragraphs = []
+  for file in files:
+    paragraphs += re.split(r"\n\s*\n", _read(file))
+  return make_dataset(paragraphs, tokenizer, length, str(root))
+
+
+def make_dataset(
+  paragraphs: Iterable[str], tokenizer: Alphabet | BytePairs, length: int, name: str
+) -> Dataset:
+  """Splits paragraphs by their hash and packs each split into sequences of `length` tokens.
+
+  Training sequences begin at every token; those of the other splits do not overlap.
+  """
+  texts = {split: [] for split in _SPLITS}
+  for paragraph in paragraphs:
+    for piece in _pieces(paragraph.strip()):
+      tenth = hashlib.sha256(piece.encode()).digest()[0] % 10
+      texts["validation" if tenth == 8 else "test" if tenth == 9 else "train"].append(piece)
+  streams = {}
+  for split, pieces in texts.items():
+    stream = streams[split] = tokenizer.encode(tokenizer.separator.join(pieces))
+    digest = hashlib.sha256(stream.tobytes()).hexdigest()[:16]
+    print(f"{name} {split}: {len(stream)} tokens, sha256 {digest}")
+  return from_streams(streams, tokenizer, length, name)
+
+
+def from_streams(
+  streams: dict[str, np.ndarray], tokenizer: Alphabet | BytePairs, length: int, name: str
+) -> Dataset:
+  """A data set of the token streams `[n]` of train, validation and test.
+
+  Raises `TextError` where a stream is too short for two sequences.
+  """
+  for split, stream in streams.items():
+    if len(stream) < 2 * length:
+      raise TextError(
+        f"{name} is too short: its {split} split has {len(stream)} tokens; expected at least"
+        f" {2 * length}, twice dataset.length"
+      )
+
+  def cut(stream):
+    return stream[: len(stream) // length * length].reshape(-1, length)
+
+  return Dataset(
+    train=np.lib.stride_tricks.sliding_window_view(streams["train"], length),
+    validation=cut(streams["validation"]),
+    held_out=cut(streams["test"]),
+    num_categories=tokenizer.num_categories,
+    tokenizer=tokenizer,
+  )
+
+
+@functools.cache
+def _english_paragraphs() -> tuple[str, ...]:
+  from pydoc_data.topics import topics
+
+  found = {}  # in order, each once
+  for text in [*topics.values(), *_docstrings()]:
+    for paragraph in re.split(r"\n\s*\n", text):
+      prose = " ".join(paragraph.split())
+      letters = sum(c.isalpha() or c == " " for c in prose)
+      is_prose = len(prose) >= 60 and letters >= 0.88 * len(prose) and ">>>" not in prose
+      if is_prose and prose.isascii():
+        found.setdefault(re.sub("[^a-z]", "", prose.lower()), prose)
+  return tuple(found.values())
+
+
+def _docstrings() -> Iterable[str]:
+  """Docstrings of the standard library, read without importing it."""
+  root = pathlib.Path(sysconfig.get_path("stdlib"))
+  for file in sorted(root.rglob("*.py")):
+    if _NOT_PROSE & set(file.relative_to(root).parts):
+      continue
+    try:
+      tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+      continue  # templates that are no Python
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring:
+          yield inspect.cleandoc(docstring)
+
+
+def _pieces(paragraph: str) -> Iterable[str]:
+  """A paragraph, cut at spaces where it is very long."""
+  while len(paragraph) > _LONGEST:
+    cut = paragraph.rfind(" ", 0, _LONGEST)
+    cut = cut if cut > 0 else _LONGEST
+    yield paragraph[:cut]
+    paragraph = paragraph[cut:].lstrip()
+  if paragraph:
+    yield paragraph
+
+
+def _read(file: pathlib.Path) -> str:
+  try:
+    text = file.read_text(encoding="utf-8")
+  except UnicodeDecodeError:
+    text = "\0"
+  except OSError as error:
+    raise TextError(f"cannot read {file}: {error.strerror}") from error
+  if "\0" in text:
+    raise TextError(f"{file} is not text in UTF-8; convert it, or take it out of the folder")
+  return text

@@ -1,0 +1,111 @@
+"""GPT-2 as published (Radford et al. 2019), with weights read from a Hugging Face folder."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class WeightsError(Exception):
+  """A folder without usable weights; the message says what was found and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config:
+  """Sizes, named as in `config.json`; the defaults are those of the small model."""
+
+  vocab_size: int = 50257
+  n_positions: int = 1024
+  n_embd: int = 768
+  n_layer: int = 12
+  n_head: int = 12
+  layer_norm_epsilon: float = 1e-5
+
+
+class GPT2(nn.Module):
+  """Logits float32 `[B, D, vocabulary]` of the token after each of tokens int `[B, D]`."""
+
+  config: GPT2Config
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    c = self.config
+    embed = nn.Embed(c.vocab_size, c.n_embd, name="wte")
+    h = embed(tokens) + nn.Embed(c.n_positions, c.n_embd, name="wpe")(jnp.arange(tokens.shape[1]))
+    layers = nn.scan(
+      _Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.n_layer
+    )
+    h, _ = layers(c, name="h")(h, None)
+    return embed.attend(nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_f")(h))
+
+
+class _Layer(nn.Module):
+  config: GPT2Config
+
+  @nn.compact
+  def __call__(self, h: jax.Array, _):
+    c = self.config
+    normed = nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_1")(h)
+    qkv = nn.Dense(3 * c.n_embd, name="attn_c_attn")(normed)
+    heads = qkv.reshape(*h.shape[:2], 3, c.n_head, c.n_embd // c.n_head)
+    attended = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), is_causal=True)
+    h += nn.Dense(c.n_embd, name="attn_c_proj")(attended.reshape(h.shape))
+    normed = nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_2")(h)
+    hidden = nn.gelu(nn.Dense(4 * c.n_embd, name="mlp_c_fc")(normed), approximate=True)
+    return h + nn.Dense(c.n_embd, name="mlp_c_proj")(hidden), None
+
+
+def load(folder: str | pathlib.Path) -> tuple[GPT2, Any]:
+  """The module and its parameters from `config.json` and `model.safetensors` of a folder.
+
+  Raises `WeightsError` where they are missing or are not those of a GPT-2.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  weights = folder / "model.safetensors"
+  if not weights.is_file():
+    raise WeightsError(
+      f"no model.safetensors in {folder}; GPT-2's folder is at huggingface.co/openai-community/gpt2"
+    )
+  from safetensors.numpy import load_file
+
+  config = GPT2Config()
+  if (folder / "config.json").is_file():
+    given = json.loads((folder / "config.json").read_text())
+    names = {field.name for field in dataclasses.fields(GPT2Config)}
+    config = GPT2Config(**{name: value for name, value in given.items() if name in names})
+  tensors = {name.removeprefix("transformer."): x for name, x in load_file(weights).items()}
+  try:
+    return GPT2(config), _to_params(config, tensors)
+  except KeyError as error:
+    raise WeightsError(f"{weights} has no tensor {error}; expected those of GPT-2") from error
+
+
+def _to_params(config: GPT2Config, tensors: dict) -> Any:
+  def norm(prefix):
+    return {"scale": tensors[prefix + ".weight"], "bias": tensors[prefix + ".bias"]}
+
+  def dense(prefix):  # GPT-2 stores kernels as [in, out], as flax does
+    return {"kernel": tensors[prefix + ".weight"], "bias": tensors[prefix + ".bias"]}
+
+  def layer(i):
+    return {
+      "ln_1": norm(f"h.{i}.ln_1"),
+      "ln_2": norm(f"h.{i}.ln_2"),
+      "attn_c_attn": dense(f"h.{i}.attn.c_attn"),
+      "attn_c_proj": dense(f"h.{i}.attn.c_proj"),
+      "mlp_c_fc": dense(f"h.{i}.mlp.c_fc"),
+      "mlp_c_proj": dense(f"h.{i}.mlp.c_proj"),
+    }
+
+  layers = [layer(i) for i in range(config.n_layer)]
+  params = {
+    "wte": {"embedding": tensors["wte.weight"]},
+    "wpe": {"embedding": tensors["wpe.weight"]},
+    "h": jax.tree.map(lambda *xs: jnp.stack(xs), *layers),
+    "ln_f": norm("ln_f"),
+  }
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)

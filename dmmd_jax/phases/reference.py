@@ -1,0 +1,133 @@
+"""A language model to measure text by, which is the autoregressive baseline too."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dmmd_jax import training
+from dmmd_jax.data.pipeline import batches
+from dmmd_jax.diffusion.samplers import Samples, sample_autoregressively
+from dmmd_jax.networks import gpt2, transformer
+from dmmd_jax.phases import build
+from dmmd_jax.phases.teacher import TeacherState, initial_state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+  """A model of text and its parameters.
+
+  `token_nll(params, tokens [B, D])` gives nats of each token given those before it, `[B, D]`, or
+  `[B, D - 1]` where the first has nothing before it. `sample(params, key, shape, temperature,
+  top_p)` draws tokens, where the model can.
+  """
+
+  token_nll: Callable[[Any, jax.Array], jax.Array]
+  params: Any
+  sample: Callable[..., Samples] | None = None
+
+  def loss(self, params: Any, tokens: jax.Array) -> jax.Array:
+    """Nats per token, the mean over a batch."""
+    return self.token_nll(params, tokens).mean()
+
+
+def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+  """Trains a causal transformer on the data set for `config.reference.num_steps` steps."""
+  c = config.reference
+  module = make_module(config, dataset)
+  optimizer = training.make_optimizer(c.optimizer, c.num_steps)
+
+  def init(key, _):
+    z = jnp.zeros((1, *dataset.shape), jnp.int32)
+    return initial_state(module.init(key, z, jnp.zeros(1))["params"], optimizer)
+
+  def step(state, x, key):
+    loss, grads = jax.value_and_grad(lambda p: token_nll(module, p, x).mean())(state.model.params)
+    model = state.model.update(grads, optimizer)
+    metrics = {"loss": loss, "bits_per_token": loss / jnp.log(2.0)}
+    metrics["gradient_norm"] = optax.tree.norm(grads)
+    return TeacherState(model, training.average(state.ema, model.params, c.ema)), metrics
+
+  job = training.Job(
+    name="reference",
+    num_steps=c.num_steps,
+    init=init,
+    step=step,
+    batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed + 2, start),
+  )
+  training.train(job, workdir / job.name, config.run, mesh)
+
+
+def make_module(config, dataset) -> transformer.Transformer:
+  """The network of the config, with blocks of one token."""
+  sizes = config.network.to_dict() | {"block": 1, "conv": 0, "patch": 1}
+  return transformer.Transformer(
+    transformer.TransformerConfig(
+      shape=dataset.shape,
+      num_states=dataset.num_categories + 1,  # one for the beginning
+      num_categories=dataset.num_categories,
+      **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
+    )
+  )
+
+
+def token_nll(module: transformer.Transformer, params: Any, x: jax.Array) -> jax.Array:
+  """Nats of each of tokens `[B, D]` given those before it."""
+  begin = jnp.full((len(x), 1), module.config.num_categories, x.dtype)
+  shifted = jnp.concatenate([begin, x[:, :-1]], 1)
+  logits = module.apply({"params": params}, shifted, jnp.zeros(len(x)))
+  return optax.softmax_cross_entropy_with_integer_labels(logits, x)
+
+
+def sample(
+  module: transformer.Transformer,
+  params: Any,
+  key: jax.Array,
+  shape: tuple[int, int],
+  temperature: float = 1.0,
+  top_p: float = 1.0,
+) -> Samples:
+  """Draws tokens `[B, D]` one by one with a cache of keys and values."""
+
+  def predict(cache, i, previous):
+    z = jnp.where(previous < 0, module.config.num_categories, previous)[:, None]
+    t = jnp.zeros(len(z))
+    logits, cache = module.apply({"params": params}, z, t, cache=cache, start=i)
+    return jax.nn.log_softmax(logits[:, 0]), cache
+
+  cache = transformer.Cache.empty(module.config, shape[0])
+  return sample_autoregressively(predict, cache, key, shape, temperature, top_p)
+
+
+def load(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+  """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained here.
+
+  Raises `gpt2.WeightsError` where the folder has no GPT-2.
+  """
+  if config.reference.gpt2:
+    return load_gpt2(config.reference.gpt2)
+  module = make_module(config, dataset)
+  directory = pathlib.Path(config.reference.workdir or workdir) / "reference"
+  z = jnp.zeros((1, *dataset.shape), jnp.int32)
+  params = build.load_ema(directory, lambda key: module.init(key, z, jnp.zeros(1))["params"], mesh)
+  return LanguageModel(
+    token_nll=lambda params, x: token_nll(module, params, x),
+    params=params,
+    sample=lambda params, *args: sample(module, params, *args),
+  )
+
+
+def load_gpt2(folder: str) -> LanguageModel:
+  """GPT-2 as a reference; its first token has nothing before it and is not counted."""
+  module, params = gpt2.load(folder)
+
+  def nll(params, x):
+    logits = module.apply({"params": params}, x[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
+
+  return LanguageModel(nll, nn.unbox(params))
