@@ -68,6 +68,21 @@ def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:
   path.write_text(json.dumps(_relevant(config, phase), indent=1) + "\n")
 
 
+def load_config(workdir: pathlib.Path, phase: str) -> ConfigDict:
+  """The config under which `phase` ran. Raises `FileNotFoundError` where it has not."""
+  recorded = _recorded(workdir, phase)
+  if recorded is None or not latest_step(workdir / phase):
+    raise FileNotFoundError(f"no finished checkpoint of the phase {phase!r} in {workdir}")
+  return ConfigDict(_with_tuples(recorded))
+
+
+def _with_tuples(value):
+  """JSON's lists as the tuples that they were in the config."""
+  if isinstance(value, dict):
+    return {name: _with_tuples(inner) for name, inner in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
 def _relevant(config: ConfigDict, phase: str) -> dict:
   names = [name for name in _SECTIONS[phase] if name in config]
   relevant = {name: config[name].to_dict() for name in names}

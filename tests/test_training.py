@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import digits_dmmd
 from dmmd_jax import checkpoints, parallel, training
-from dmmd_jax.phases import distill, teacher
+from dmmd_jax.phases import build, distill, teacher
 
 RUN = ConfigDict(
   {"seed": 0, "log_every": 5, "checkpoint_every": 4, "keep_checkpoints": 2, "tensorboard": False}
@@ -218,7 +218,7 @@ def loss_curve(workdir, phase, mesh, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(training._Log, "add", add)
-    phase.run(config, workdir, mesh)
+    phase.run(config, build.make_dataset(config), workdir, mesh)
   assert len(curve) == 20
   return {name: np.array([m[name] for m in curve]) for name in curve[0]}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from dmmd_jax.data.pipeline import Dataset
@@ -63,7 +62,6 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
 
 def text_measure(dataset: Dataset, language_model) -> Measure:
   """A block is one pair of minibatches of the Gradient Moment, against as many held-out texts."""
-  token_nll = jax.jit(language_model.token_nll)
 
   def measure(tokens, block):
     half = len(tokens) // 2
@@ -72,7 +70,7 @@ def text_measure(dataset: Dataset, language_model) -> Measure:
     moment = gradient_moment(
       language_model.loss, language_model.params, tokens[: 2 * half], data, half
     )
-    nll = np.asarray(token_nll(language_model.params, tokens)).mean(-1)
+    nll = language_model.nll(tokens, half)
     return {
       "gradient_moment": moment.value,
       "perplexity": generative_perplexity(nll).value,

@@ -1,21 +1,16 @@
 """MMD^2 between two files of samples: `python -m dmmd_jax.mmd a.npy b.npy --kernel=hamming`."""
 
-import argparse
 import json
-import sys
 
 import numpy as np
+
+from dmmd_jax import command
 
 KERNELS = ("hamming", "linear", "ngram", "rbf", "polynomial")
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str):
-    _exit(message)
-
-
 def main(argv: list[str] | None = None) -> None:
-  parser = _Parser(
+  parser = command.Parser(
     prog="python -m dmmd_jax.mmd",
     description="Maximum Mean Discrepancy between two samples, with standard error and p-value.",
   )
@@ -34,11 +29,12 @@ def main(argv: list[str] | None = None) -> None:
   names = args.kernel.split(",")
   unknown = [name for name in names if name not in KERNELS]
   if unknown:
-    _exit(f"no kernel {unknown[0]!r}; expected some of {', '.join(KERNELS)}")
+    parser.error(f"no kernel {unknown[0]!r}; expected some of {', '.join(KERNELS)}")
   try:
-    print(report(args, names, _load(args.first), _load(args.second)))
+    first, second = command.load_array(args.first), command.load_array(args.second)
+    print(report(args, names, first, second))
   except ValueError as error:
-    _exit(str(error))
+    parser.error(str(error))
 
 
 def report(args, names: list[str], x: np.ndarray, y: np.ndarray) -> str:
@@ -82,21 +78,6 @@ def report(args, names: list[str], x: np.ndarray, y: np.ndarray) -> str:
     lines.append(f"{'jointly':<12}{'':>24}{test.p_value:>10.4f}")
   lines.append(f"{len(x)} against {len(y)} samples, {args.estimator}")
   return "\n".join(lines)
-
-
-def _load(path: str) -> np.ndarray:
-  try:
-    array = np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    _exit(f"cannot read {path}: {error}; expected a .npy file that numpy.save wrote")
-  if not isinstance(array, np.ndarray):
-    _exit(f"{path} holds several arrays; expected a .npy file with one")
-  return array
-
-
-def _exit(message: str) -> None:
-  print("dmmd_jax.mmd:", " ".join(message.split()), file=sys.stderr)
-  sys.exit(2)
 
 
 if __name__ == "__main__":

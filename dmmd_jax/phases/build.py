@@ -24,12 +24,25 @@ def make_dataset(config) -> Dataset:
     return digits.load()
   if c.name in ("coins", "mixture"):
     return toy.load(c.name)
-  tokenizer = alphabets.make_tokenizer(c.alphabet, c.unknown, c.tokenizer)
+  tokenizer = make_tokenizer(config)
   if c.name == "english":
     return text.load_english(tokenizer, c.length)
   if c.name == "textfile":
     return text.load_files(c.path, tokenizer, c.length)
   return tfds_text.load(c.name, c.path, tokenizer, c.length)
+
+
+def make_tokenizer(config) -> alphabets.Alphabet | alphabets.BytePairs:
+  """Raises `TextError` for a tokenizer that cannot be had."""
+  c = config.dataset
+  return alphabets.make_tokenizer(c.alphabet, c.unknown, c.tokenizer)
+
+
+def outline(config) -> Dataset:
+  """What a data set of text is like, without the texts: enough to make networks of."""
+  tokenizer = make_tokenizer(config)
+  nothing = np.zeros((0, config.dataset.length), np.int32)
+  return Dataset(nothing, nothing, tokenizer.num_categories, tokenizer=tokenizer)
 
 
 def make_process(config, dataset: Dataset) -> processes.Process:
@@ -125,7 +138,9 @@ class Denoiser:
 def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   """The network of teacher and auxiliary, or the student's: the same with a noise input."""
   process = make_process(config, dataset)
-  kind, dim = (config.distill.noise, config.distill.noise_dim) if student else ("none", 0)
+  kind, dim, scale = "none", 0, 1.0
+  if student:
+    kind, dim, scale = (config.distill[n] for n in ("noise", "noise_dim", "noise_scale"))
   sizes = config.network.to_dict()
   module = transformer.Transformer(
     transformer.TransformerConfig(
@@ -139,7 +154,6 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   # The bound puts the prediction inside the posterior, which only for masks makes no difference.
   leave_one_out = config.teacher.loss == "bound" and config.process.name != "masked"
   prediction = "leave_one_out" if leave_one_out else "mean"
-  scale = config.distill.noise_scale
   return Denoiser(module, process, prediction, dataset.shape, kind, dim, scale)
 
 

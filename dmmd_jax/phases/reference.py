@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dmmd_jax import training
@@ -24,16 +24,26 @@ class LanguageModel:
 
   `token_nll(params, tokens [B, D])` gives nats of each token given those before it, `[B, D]`, or
   `[B, D - 1]` where the first has nothing before it. `sample(params, key, shape, temperature,
-  top_p)` draws tokens, where the model can.
+  top_p)` draws tokens, where the model can. It knows `num_categories` tokens and texts of up to
+  `length`.
   """
 
   token_nll: Callable[[Any, jax.Array], jax.Array]
   params: Any
+  num_categories: int
+  length: int
   sample: Callable[..., Samples] | None = None
 
   def loss(self, params: Any, tokens: jax.Array) -> jax.Array:
     """Nats per token, the mean over a batch."""
     return self.token_nll(params, tokens).mean()
+
+  def nll(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+    """Nats per token of each of tokens `[n, D]`, float32 `[n]`."""
+    token_nll = jax.jit(self.token_nll)
+    starts = range(0, len(tokens), batch_size)
+    parts = [token_nll(self.params, tokens[i : i + batch_size]).mean(-1) for i in starts]
+    return np.concatenate(parts)
 
 
 def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
@@ -105,19 +115,25 @@ def sample(
 
 
 def load(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
-  """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained here.
+  """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained.
 
   Raises `gpt2.WeightsError` where the folder has no GPT-2.
   """
   if config.reference.gpt2:
     return load_gpt2(config.reference.gpt2)
+  return load_trained(config, pathlib.Path(config.reference.workdir or workdir), dataset, mesh)
+
+
+def load_trained(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+  """The model that the phase `reference` left in a workdir."""
   module = make_module(config, dataset)
-  directory = pathlib.Path(config.reference.workdir or workdir) / "reference"
   z = jnp.zeros((1, *dataset.shape), jnp.int32)
-  params = build.load_ema(directory, lambda key: module.init(key, z, jnp.zeros(1))["params"], mesh)
+  init = lambda key: module.init(key, z, jnp.zeros(1))["params"]
   return LanguageModel(
     token_nll=lambda params, x: token_nll(module, params, x),
-    params=params,
+    params=build.load_ema(workdir / "reference", init, mesh),
+    num_categories=dataset.num_categories,
+    length=dataset.shape[0],
     sample=lambda params, *args: sample(module, params, *args),
   )
 
@@ -130,4 +146,5 @@ def load_gpt2(folder: str) -> LanguageModel:
     logits = module.apply({"params": params}, x[:, :-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
 
-  return LanguageModel(nll, nn.unbox(params))
+  c = module.config
+  return LanguageModel(nll, params, c.vocab_size, c.n_positions + 1)

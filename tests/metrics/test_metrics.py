@@ -50,11 +50,11 @@ def test_impossible_samples_are_counted_and_give_no_likelihood():
 def test_digit_measures_rank_data_above_noise_and_notice_lost_classes():
   data = digits.load()
   measure = make_measure(data)
-  real = measure(data.train[:360])
-  noise = measure(np.random.default_rng(0).integers(0, 17, data.held_out.shape))
+  real = measure(data.train[:360], 0)
+  noise = measure(np.random.default_rng(0).integers(0, 17, data.held_out.shape), 0)
   assert real["frechet"] < 0.2 * noise["frechet"]
   few = data.train[np.isin(data.train_labels, range(5))][:360]
-  assert measure(few)["class_tv"] > 0.4 > 4 * real["class_tv"]
+  assert measure(few, 0)["class_tv"] > 0.4 > 4 * real["class_tv"]
 
 
 def test_total_variation():

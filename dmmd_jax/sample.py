@@ -1,0 +1,97 @@
+"""Prints text from a trained workdir: `python -m dmmd_jax.sample --workdir=runs/text_dmmd`."""
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from dmmd_jax import command
+from dmmd_jax import workdir as workdirs
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = command.Parser(prog="python -m dmmd_jax.sample", description="Prints generated text.")
+  parser.add_argument("--workdir", required=True, help="of a run on text")
+  parser.add_argument("--model", choices=("student", "teacher"), help="default: student if any")
+  parser.add_argument("--prompt", default="", help="how the text begins")
+  parser.add_argument("--nfe", type=int, default=16, help="network evaluations, of every block")
+  parser.add_argument("--temperature", type=float, default=1.0)
+  parser.add_argument("--top_p", type=float, default=1.0)
+  parser.add_argument("--num", type=int, default=1, help="texts")
+  parser.add_argument("--seed", type=int, default=0)
+  args = parser.parse_args(argv)
+  if args.nfe < 1 or args.num < 1 or args.temperature <= 0 or not 0 < args.top_p <= 1:
+    parser.error("expected nfe and num of at least 1, temperature above 0, top_p in (0, 1]")
+  workdir = pathlib.Path(args.workdir)
+  model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
+  phase = {"student": "distill", "teacher": "teacher"}[model]
+  try:
+    config = workdirs.load_config(workdir, phase)
+    if "alphabet" not in config.dataset:
+      raise ValueError(f"{workdir} is a run on {config.dataset.name}; expected one on text")
+    _print_texts(args, config, workdir, phase)
+  except (ValueError, FileNotFoundError) as error:
+    parser.error(str(error))
+
+
+def _print_texts(args, config, workdir: pathlib.Path, phase: str) -> None:
+  import jax
+
+  from dmmd_jax import parallel
+  from dmmd_jax.data.alphabets import TextError
+  from dmmd_jax.phases import build
+
+  try:
+    needs_data = config.process.name == "marginal"
+    dataset = build.make_dataset(config) if needs_data else build.outline(config)
+    prompt = dataset.tokenizer.encode(args.prompt)
+  except TextError as error:
+    raise ValueError(str(error)) from error
+  length = dataset.shape[0]
+  if len(prompt) >= length:
+    raise ValueError(f"the prompt has {len(prompt)} tokens, a whole text {length}; shorten it")
+  denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
+  params = build.load_ema(workdir / phase, denoiser.init, parallel.make_mesh())
+  for i in range(args.num):
+    key = jax.random.fold_in(jax.random.key(args.seed), i)
+    for block in stream(denoiser, params, prompt, key, args.nfe, args.temperature, args.top_p):
+      print(dataset.tokenizer.decode(block), end="", flush=True)
+    print()
+
+
+def stream(
+  denoiser, params, prompt: np.ndarray, key, nfe: int, temperature: float, top_p: float
+) -> Iterator[np.ndarray]:
+  """Tokens `[D / num_blocks]` block after block; the first ones are those of `prompt` `[n]`."""
+  import jax
+  import jax.numpy as jnp
+
+  from dmmd_jax.diffusion.samplers import ancestral_sample
+
+  size = denoiser.shape[0] // denoiser.num_blocks
+  begin = jnp.zeros(denoiser.shape, jnp.int32).at[: len(prompt)].set(prompt.astype(np.int32))
+  is_given = jnp.arange(len(begin)) < len(prompt)
+
+  @jax.jit
+  def draw(params, cache, start, key):
+    given, known = (jax.lax.dynamic_slice_in_dim(a, start, size)[None] for a in (begin, is_given))
+
+    def predict(z, t, key):
+      z = jnp.where(known, given, z)
+      if denoiser.num_blocks == 1:
+        return denoiser.log_mean(params, z, t, key)
+      return denoiser.block_log_mean(params, cache, start, z, t, key)
+
+    key = jax.random.fold_in(key, start)
+    drawn = ancestral_sample(predict, denoiser.process, key, (1, size), nfe, temperature, top_p)
+    x = jnp.where(known, given, drawn.tokens)
+    return x[0], denoiser.remember(params, cache, start, x) if denoiser.num_blocks > 1 else cache
+
+  cache = denoiser.empty_cache(1)
+  for start in range(0, len(begin), size):
+    block, cache = draw(params, cache, start, key)
+    yield np.asarray(block)
+
+
+if __name__ == "__main__":
+  main()

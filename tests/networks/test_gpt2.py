@@ -1,0 +1,38 @@
+"""GPT-2 against what PyTorch says, kept in `golden_gpt2/` (made by `make_golden_gpt2.py`)."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from dmmd_jax.metrics.gradient_moment import gradient_moment
+from dmmd_jax.networks import gpt2
+from dmmd_jax.phases import reference
+
+FOLDER = pathlib.Path(__file__).parent / "golden_gpt2"
+GOLDEN = json.loads((FOLDER / "golden.json").read_text())
+TOKENS = np.array(GOLDEN["tokens"], np.int32)
+
+
+def test_logits_are_those_of_transformers():
+  module, params = gpt2.load(FOLDER)
+  logits = module.apply({"params": params}, TOKENS[:2])
+  np.testing.assert_allclose(logits, GOLDEN["logits"], atol=1e-4)
+
+
+def test_gradient_moment_is_that_of_an_independent_computation_in_pytorch():
+  model = reference.load_gpt2(str(FOLDER))
+  samples, data = np.split(TOKENS, 2)
+  estimate = gradient_moment(model.loss, model.params, samples, data, len(samples) // 2)
+  np.testing.assert_allclose(estimate.value, GOLDEN["gradient_moment"], rtol=1e-3)
+  assert estimate.stderr is None
+
+
+def test_missing_or_foreign_weights_are_one_clear_line(tmp_path):
+  with pytest.raises(gpt2.WeightsError, match=r"no model.safetensors in .*huggingface.co"):
+    gpt2.load(tmp_path)
+  shutil.copy(FOLDER / "model.safetensors", tmp_path)  # without config.json: sizes do not fit
+  with pytest.raises(gpt2.WeightsError, match="has no tensor"):
+    gpt2.load(tmp_path)

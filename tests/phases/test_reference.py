@@ -1,0 +1,96 @@
+"""The causal language model, and block diffusion with blocks of one token."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import text_dmmd
+from dmmd_jax import parallel
+from dmmd_jax.data import alphabets
+from dmmd_jax.data.text import from_streams
+from dmmd_jax.diffusion.samplers import sample_blocks
+from dmmd_jax.phases import build, reference, teacher
+from tests.networks.test_blocks import random_params
+
+LENGTH = 8
+
+
+def small_config(**network):
+  config = text_dmmd.get_config()
+  config.dataset.length = LENGTH
+  config.network.update({"width": 16, "depth": 2, "heads": 2, "conv": 0, "remat": "none"})
+  config.network.update(network)
+  return config
+
+
+def dataset():
+  stream = np.random.default_rng(0).integers(27, size=200).astype(np.uint16)
+  streams = dict.fromkeys(("train", "validation", "test"), stream)
+  return from_streams(streams, alphabets.TEXT8, LENGTH, "noise")
+
+
+def test_sampling_with_a_cache_draws_from_the_likelihood():
+  """The nats of drawn tokens, step by step with a cache, are those of one pass over them all."""
+  module = reference.make_module(small_config(), dataset())
+  params = random_params(module.config)
+  sample = jax.jit(functools.partial(reference.sample, module), static_argnums=(2, 3))
+  drawn = sample(params, jax.random.key(1), (512, LENGTH))
+  nll = jax.jit(functools.partial(reference.token_nll, module))(params, drawn.tokens)
+  # The entropy of each prediction is the expected nats of its draw.
+  error = nll.mean(-1).std() / np.sqrt(512)
+  assert abs(nll.mean() - drawn.entropy) < 4 * error
+  assert drawn.tokens.max() < 27
+  greedy = sample(params, jax.random.key(1), (4, LENGTH), 1e-3).tokens
+  shifted = jnp.concatenate([jnp.full((4, 1), 27), greedy[:, :-1]], 1)
+  logits = jax.jit(module.apply)({"params": params}, shifted, jnp.zeros(4))
+  np.testing.assert_array_equal(greedy, logits.argmax(-1))
+
+
+def test_with_blocks_of_one_the_bound_is_the_autoregressive_likelihood():
+  data = dataset()
+  denoiser = build.make_denoiser(small_config(block=1), data)
+  params = random_params(denoiser.module.config)
+  # What does not depend on time has the same cross-entropy at every time.
+  for name in ("time_in", "time_out"):
+    params[name] = jax.tree.map(jnp.zeros_like, params[name])
+  x = data.held_out[:4].astype(np.int32)
+  block_log_mean, remember = jax.jit(denoiser.block_log_mean), jax.jit(denoiser.remember)
+  cache, nats = denoiser.empty_cache(4), []
+  for start in range(LENGTH):
+    token = x[:, start : start + 1]
+    mask = jnp.full_like(token, 27)
+    log_mean = block_log_mean(params, cache, start, mask, jnp.ones(4), None)
+    nats.append(-jnp.take_along_axis(log_mean[:, 0], token, -1)[:, 0])
+    cache = remember(params, cache, start, token)
+  likelihood = np.stack(nats, 1).mean(1)
+  bound = teacher.negative_elbo(denoiser, params, x, seed=0, draws=4000)
+  np.testing.assert_allclose(bound, likelihood, rtol=0.03)
+
+
+def test_cached_and_uncached_block_sampling_give_the_same_tokens():
+  data = dataset()
+  denoiser = build.make_denoiser(small_config(block=4), data)
+  params = random_params(denoiser.module.config)
+  mesh = parallel.make_mesh()
+  sample = jax.jit(build.make_sampler(denoiser, mesh), static_argnums=(2, 3))
+  key = jax.random.key(3)
+  cached = sample(params, key, (8, LENGTH), 3).tokens
+
+  def predict(x, start, z, t, key):
+    """The whole network on all blocks in one pass; what the later ones hold does not matter."""
+    all_z = jax.lax.dynamic_update_slice_in_dim(x, z, start, 1)
+    log_mean = denoiser.given(x).log_mean(params, all_z, jnp.tile(t[:, None], (1, LENGTH)))
+    return jax.lax.dynamic_slice_in_dim(log_mean, start, 4, 1)
+
+  def remember(x, start, block):
+    return jax.lax.dynamic_update_slice_in_dim(x, block, start, 1)
+
+  nothing = jnp.zeros((8, LENGTH), jnp.int32)
+  uncached = jax.jit(
+    lambda key: sample_blocks(
+      predict, remember, nothing, denoiser.process, key, (8, LENGTH), num_blocks=2, nfe=3
+    )
+  )(key).tokens
+  np.testing.assert_array_equal(cached, uncached)
