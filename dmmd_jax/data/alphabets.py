@@ -159,4 +159,4 @@ def _text8(text: str) -> str:
   Letters of other scripts stay, to be reported as unknown.
   """
   text = re.sub(r"\d", lambda m: f" {_DIGITS[int(m.group())]} ", text.lower())
-  return re.sub(r"[\W_]+", " ", text).strip()
+  return re.sub(r"[\W_]+", " ", text)

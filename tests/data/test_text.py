@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from dmmd_jax.data import alphabets, text
+from dmmd_jax.data.alphabets import PRINTABLE, TEXT8, TextError
+
+PROSE = "\n\n".join(
+  f"Paragraph {i} says that {i} is a number of {i % 7} kinds." for i in range(400)
+)
+
+
+def test_text8_is_letters_and_single_spaces():
+  tokens = TEXT8.encode("Café, 42 Tests:\n\n  it's “fine”.")
+  assert TEXT8.decode(tokens) == "cafe four two tests it s fine "
+  assert TEXT8.num_categories == 27
+
+
+def test_printable_keeps_lines_and_round_trips():
+  prose = 'Two lines,\nand ~"quotes"~ {0}.'
+  assert PRINTABLE.decode(PRINTABLE.encode(prose)) == prose
+  assert PRINTABLE.num_categories == 96
+  assert PRINTABLE.decode(np.array([96, 40])) == "·" + PRINTABLE.characters[40]
+
+
+@pytest.mark.parametrize("alphabet", ["text8", "printable"])
+def test_unknown_characters_are_named_or_dropped(alphabet):
+  with pytest.raises(TextError, match=r"not in the alphabet.*'п'.*dataset.unknown=drop"):
+    alphabets.make_tokenizer(alphabet, "error", "").encode("so привет")
+  kept = alphabets.make_tokenizer(alphabet, "drop", "")
+  assert kept.decode(kept.encode("so привет")).strip() == "so"
+
+
+def test_english_is_prose_in_disjoint_splits_and_the_same_every_time():
+  data = text.load_english(TEXT8, 64)
+  assert len(data.train) > 500_000 and len(data.held_out) > 1000 and len(data.validation) > 1000
+  assert data.train.shape[1:] == (64,) and data.num_categories == 27
+  again = text.load_english(TEXT8, 64)
+  np.testing.assert_array_equal(data.held_out, again.held_out)
+  train = TEXT8.decode(np.asarray(data.train[::64]).reshape(-1))
+  assert " the " in train
+  # Long passages of the test split do not occur in the training split.
+  found = [TEXT8.decode(row) in train for row in data.held_out[:300]]
+  assert np.mean(found) < 0.05  # Sentences come again in documentation.
+
+
+def test_files_of_a_folder_are_read_in_order_and_split_by_paragraph(tmp_path):
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "a.txt").write_text(PROSE)
+  (tmp_path / "sub" / "b.md").write_text("One very long line without any paragraph. " * 500)
+  (tmp_path / ".hidden").write_bytes(b"\xff\xfe")
+  data = text.load_files(str(tmp_path), PRINTABLE, 16)
+  one = text.load_files(str(tmp_path / "a.txt"), PRINTABLE, 16)
+  assert len(data.train) > len(one.train) > 8000
+  assert PRINTABLE.decode(one.train[0]).startswith("Paragraph")
+  windows = np.stack([data.train[0], data.train[1]])
+  np.testing.assert_array_equal(windows[0, 1:], windows[1, :-1])
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "holds no files"),
+    (b"\x80\x81\x00", "is not text in UTF-8"),
+    (b"a\x00b", "is not text in UTF-8"),
+    (b"Too short.", "is too short: its .* split has .* tokens"),
+    ("п".encode() * 5000, "characters are not in the alphabet"),
+  ],
+)
+def test_folders_without_usable_text_are_one_clear_line(tmp_path, content, message):
+  if content is not None:
+    (tmp_path / "file.txt").write_bytes(content)
+  with pytest.raises(TextError, match=message) as error:
+    text.load_files(str(tmp_path), PRINTABLE, 16)
+  assert "\n" not in str(error.value)
+
+
+def test_a_path_that_does_not_exist_is_an_error(tmp_path):
+  for path in ("", str(tmp_path / "nothing")):
+    with pytest.raises(TextError, match="does not exist; name a text file or a folder"):
+      text.load_files(path, PRINTABLE, 16)
