@@ -89,6 +89,10 @@ def check(config: ConfigDict) -> None:
     not is_text or "reference" in config,
     f"dataset.name is {config.dataset.name!r}, a text; start from configs/text_dmmd.py",
   )
+  _require(
+    is_text or "reference" not in config.phases,
+    f"phases has 'reference', a model of text, and dataset.name is {config.dataset.name!r}",
+  )
   for field, choices in (_CHOICES | _TEXT_CHOICES if is_text else _CHOICES).items():
     value = _get(config, field)
     _require(value in choices, f"{field} is {value!r}; expected one of {', '.join(choices)}")
@@ -149,10 +153,6 @@ def _check_combinations(config: ConfigDict) -> None:
   if distill.method != "dmmd":
     blocks = (network.block,) if network.block else sides
     _check_score(distill.score, blocks, config.dataset.name)
-  _require(
-    "reference" not in config.phases or config.dataset.name in TEXTS,
-    f"phases has 'reference', a model of text, and dataset.name is {config.dataset.name!r}",
-  )
 
 
 def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
@@ -162,6 +162,10 @@ def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
     or (len(shape) == 1 and shape[0] % network.block == 0 and network.block % network.patch == 0),
     f"network.block is {network.block}; expected 0, or for sequences a divisor of their length"
     f" ({shape[0]}) and a multiple of network.patch",
+  )
+  _require(
+    config.evaluate.split == "held_out" or config.dataset.name in TEXTS,
+    f"evaluate.split is 'validation'; {config.dataset.name} has no such split, only texts do",
   )
   _require(
     network.conv == 0 or (network.conv % 2 == 1 and len(shape) == 1),

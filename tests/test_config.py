@@ -1,8 +1,10 @@
+import importlib
+import pathlib
 import re
 
 import pytest
 
-from configs import digits_dmmd, toy_dmmd
+from configs import digits_dmmd, text_dmmd, toy_dmmd
 from dmmd_jax import config as checks
 from dmmd_jax import workdir as workdirs
 
@@ -13,11 +15,51 @@ def digits(**overrides):
   return config
 
 
-def test_shipped_configs_are_sound():
-  from configs import coins_dmmd, digits_dmmd_uniform
+def text(**overrides):
+  config = text_dmmd.get_config()
+  config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+  return config
 
-  for module in (digits_dmmd, digits_dmmd_uniform, toy_dmmd, coins_dmmd):
-    checks.check(module.get_config())
+
+@pytest.mark.parametrize("path", sorted(pathlib.Path("configs").glob("*.py")), ids=lambda p: p.stem)
+def test_shipped_configs_are_sound(path):
+  config = importlib.import_module(f"configs.{path.stem}").get_config()
+  checks.check(config)
+  for preset in config.get("presets", {}):
+    config.preset = preset
+    checks.apply_preset(config, {})
+    checks.check(config)
+
+
+def test_a_preset_yields_to_what_is_given_by_hand():
+  config = text(preset="quick", teacher__num_steps=7)
+  checks.apply_preset(config, {"teacher.num_steps": 7})
+  assert config.teacher.num_steps == 7
+  assert config.distill.num_steps < text().distill.num_steps
+  with pytest.raises(checks.ConfigError, match="preset is 'fast'; this config has quick"):
+    checks.apply_preset(text(preset="fast"), {})
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"network__block": 24}, "network.block is 24; expected 0, or for sequences a divisor"),
+    ({"network__conv": 4}, "network.conv is 4; expected 0, or for sequences an odd number"),
+    ({"dataset__alphabet": "ascii"}, "dataset.alphabet is 'ascii'; expected one of text8"),
+    ({"dataset__unknown": "skip"}, "dataset.unknown is 'skip'"),
+    ({"dataset__length": 0}, "dataset.length is 0"),
+    ({"dataset__name": "digits"}, "phases has 'reference', a model of text"),
+    ({"evaluate__block_size": 1}, "evaluate.block_size is 1"),
+    (
+      {"network__block": 8, "distill__method": "dmmd_kernel"},
+      "0 <= window <= 8 for english",
+    ),
+  ],
+)
+def test_impossible_text_configs_are_named_in_one_line(overrides, message):
+  with pytest.raises(checks.ConfigError, match=re.escape(message)) as error:
+    checks.check(text(**overrides))
+  assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +122,9 @@ def test_shipped_configs_are_sound():
     ({"teacher__num_steps": 0}, "teacher.num_steps is 0; expected at least 1"),
     ({"phases": ("train",)}, "phases has ['train']"),
     ({"phases": ()}, "phases is empty"),
+    ({"dataset__name": "english"}, "a text; start from configs/text_dmmd.py"),
+    ({"evaluate__split": "validation"}, "digits has no such split"),
+    ({"network__block": 4}, "network.block is 4"),
     ({"dataset__name": "coins", "network__patch": 1}, "'pyramid' but coins are sequences"),
   ],
 )

@@ -26,10 +26,18 @@ def make_dataset(config) -> Dataset:
     return toy.load(c.name)
   tokenizer = make_tokenizer(config)
   if c.name == "english":
-    return text.load_english(tokenizer, c.length)
-  if c.name == "textfile":
-    return text.load_files(c.path, tokenizer, c.length)
-  return tfds_text.load(c.name, c.path, tokenizer, c.length)
+    dataset = text.load_english(tokenizer, c.length)
+  elif c.name == "textfile":
+    dataset = text.load_files(c.path, tokenizer, c.length)
+  else:
+    dataset = tfds_text.load(c.name, c.path, tokenizer, c.length)
+  shortest = min(len(dataset.validation), len(dataset.held_out))
+  if "evaluate" in config.get("phases", ()) and shortest < config.evaluate.block_size:
+    raise alphabets.TextError(
+      f"{c.name} has {shortest} sequences in its validation or test split; expected at least"
+      f" evaluate.block_size ({config.evaluate.block_size}): lower it, or give more text"
+    )
+  return dataset
 
 
 def make_tokenizer(config) -> alphabets.Alphabet | alphabets.BytePairs:

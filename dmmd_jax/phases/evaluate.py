@@ -45,9 +45,8 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
   comparable with `reference`: real data that no metric compares with, measured in the same way.
   """
   c = config.evaluate
-  held_out = dataset.validation if c.split == "validation" else dataset.held_out
-  dataset = dataclasses.replace(dataset, held_out=held_out)
-  size = c.block_size or len(held_out)
+  dataset = with_split(dataset, c.split)
+  size = c.block_size or len(dataset.held_out)
   language_model = None
   if dataset.tokenizer:
     language_model = reference.load(config, workdir, dataset, mesh)
@@ -65,7 +64,7 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
       samples[model.name][nfe] = blocks.tokens[0]
       progress.update(nfe)
   progress.close()
-  real = np.asarray(dataset.train if dataset.validation is None else dataset.validation)
+  real = dataset.train if dataset.validation is None else dataset.validation
   real = real[: len(real) // size * size].reshape(-1, size, *dataset.shape)
   measured = [measure(tokens, block) for block, tokens in enumerate(real[: c.num_blocks])]
   real_values = {name: value for name, *value in block_statistics(measured)}
@@ -76,6 +75,13 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
   else:
     report.save_images(out, samples, dataset.num_categories)
   print((out / "results.md").read_text())
+
+
+def with_split(dataset, split: str):
+  """The data set, its held-out and validation splits exchanged where settings are to be chosen."""
+  if split == "held_out":
+    return dataset
+  return dataclasses.replace(dataset, held_out=dataset.validation, validation=dataset.held_out)
 
 
 def make_models(config, workdir: pathlib.Path, dataset, language_model, mesh) -> list[Model]:

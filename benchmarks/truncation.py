@@ -1,0 +1,73 @@
+"""Temperature and top-p of a text teacher: `python -m benchmarks.truncation --workdir=runs/text`.
+
+Samples the teacher over a grid of both, measures on the validation split, prints a table and draws
+`truncation.png`: perplexity falls without end with the temperature, the Gradient Moment turns back
+up (D-MMD, arXiv 2603.20155, Figure 3). The best setting is for `evaluate.teacher_top_p`, and for
+`distill.top_p`.
+"""
+
+import argparse
+import pathlib
+
+import matplotlib
+
+from dmmd_jax import parallel
+from dmmd_jax import workdir as workdirs
+from dmmd_jax.metrics.suites import make_measure
+from dmmd_jax.phases import build, evaluate, reference
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+TOP_PS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)
+METRICS = ("gradient_moment", "perplexity", "unigram_entropy")
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/text_dmmd"))
+  parser.add_argument("--nfe", type=int, default=64)
+  parser.add_argument("--blocks", type=int, default=4)
+  args = parser.parse_args()
+  config = workdirs.load_config(args.workdir, "evaluate")
+  config.evaluate.num_blocks = args.blocks
+  config.run = {"seed": config.seed}
+  mesh = parallel.make_mesh()
+  dataset = evaluate.with_split(build.make_dataset(config), "validation")
+  measure = make_measure(dataset, reference.load(config, args.workdir, dataset, mesh))
+  denoiser = build.make_denoiser(config, dataset)
+  params = build.load_ema(args.workdir / "teacher", denoiser.init, mesh)
+  found = {}
+  settings = [(t, 1.0) for t in TEMPERATURES] + [(1.0, p) for p in TOP_PS]
+  print(f"| temperature | top-p | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
+  for temperature, top_p in settings:
+    sample = build.make_sampler(denoiser, mesh, None, temperature, top_p)
+    model = evaluate.Model("teacher", sample, params, (args.nfe,))
+    shape = (config.evaluate.block_size, *dataset.shape)
+    blocks = evaluate.draw(config, model, shape, args.nfe, mesh)
+    rows = {r["metric"]: r for r in evaluate.result_rows("teacher", args.nfe, blocks, measure)}
+    found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}
+    cells = " | ".join(f"{v:.3g} ± {e:.1g}" for v, e in found[temperature, top_p].values())
+    print(f"| {temperature} | {top_p} | {cells} |", flush=True)
+  plot(found, args.workdir / "truncation.png")
+
+
+def plot(found: dict, path: pathlib.Path) -> None:
+  figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+  curves = {"temperature": [(t, 1.0) for t in TEMPERATURES], "top-p": [(1.0, p) for p in TOP_PS]}
+  for axis, metric in zip(axes, METRICS[:2], strict=True):
+    for name, settings in curves.items():
+      x = [min(setting) for setting in settings]
+      values, errors = zip(*(found[setting][metric] for setting in settings), strict=True)
+      axis.errorbar(x, values, errors, marker="o", capsize=2, label=name)
+    axis.set_xlabel("temperature, or top-p")
+    axis.set_title(metric.replace("_", " "), fontsize=9)
+    axis.invert_xaxis()
+    axis.legend(fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+  main()

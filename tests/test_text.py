@@ -1,0 +1,140 @@
+"""A user's own texts, from the command line: train, distil, measure, print; in blocks."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+WORDS = ("old new red big wet odd", "cat dog man cow fox", "two six ten no")
+SENTENCES = [
+  "The {} {} sees {} birds.".format(*x) for x in itertools.product(*map(str.split, WORDS))
+]
+TINY = [
+  "--config=configs/text_block_dmmd.py",
+  "--config.dataset.name=textfile",
+  "--config.dataset.alphabet=printable",
+  "--config.dataset.length=16",
+  "--config.run.tensorboard=False",
+  "--config.network.width=16",
+  "--config.network.depth=1",
+  "--config.network.heads=2",
+  "--config.network.block=8",
+  "--config.reference.num_steps=30",
+  "--config.teacher.num_steps=30",
+  "--config.distill.num_steps=5",
+  "--config.distill.method=dmmd_kernel",
+  "--config.distill.score.scales=((0,1,(2.0,)),)",
+  "--config.evaluate.teacher_nfe=(2,)",
+  "--config.evaluate.student_nfe=(2,)",
+  "--config.evaluate.num_blocks=2",
+  "--config.evaluate.block_size=8",
+]
+
+
+def run(module, *args):
+  return subprocess.run(
+    [sys.executable, "-m", f"dmmd_jax.{module}", *map(str, args)],
+    capture_output=True,
+    text=True,
+    env=os.environ | {"XLA_FLAGS": ""},
+    timeout=300,
+  )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("text")
+  (folder / "texts").mkdir()
+  (folder / "texts" / "a.txt").write_text("\n\n".join(SENTENCES))
+  done = run("main", *TINY, f"--config.dataset.path={folder / 'texts'}", f"--workdir={folder}/run")
+  assert done.returncode == 0, done.stderr[-2000:]
+  return folder, done.stdout
+
+
+def test_one_command_trains_distils_and_measures_the_users_texts(trained):
+  folder, printed = trained
+  evaluate = folder / "run" / "evaluate"
+  results = json.loads((evaluate / "results.json").read_text())
+  models = {(r["model"], r["nfe"]) for r in results["rows"] if r["metric"] == "gradient_moment"}
+  assert models == {("teacher", 2), ("student", 2), ("autoregressive", 16)}
+  assert {"Teacher (upper bound)", "Trigram model, Kneser-Ney"} == set(results["bits_per_token"])
+  value, stderr = results["reference"]["gradient_moment"]
+  assert abs(value) < 10 * stderr
+  assert "sha256" in printed and "bits per token of the held-out split" in printed
+  samples = (evaluate / "samples.md").read_text()
+  assert "## student, 2 NFE" in samples and samples.count("---") == 3 * 7
+
+
+def test_text_is_printed_with_its_prompt(trained):
+  folder, _ = trained
+  workdir = f"--workdir={folder}/run"
+  done = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("The old ca") == 2
+  again = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
+  other = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2", "--seed=1")
+  assert again.stdout == done.stdout != other.stdout
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (["--prompt=" + 16 * "x"], "the prompt has 16 tokens, a whole text 16"),
+    (["--prompt=привет"], "not in the alphabet"),
+    (["--nfe=0"], "nfe"),
+    (["--workdir=nowhere"], "no finished checkpoint"),
+  ],
+)
+def test_what_cannot_be_printed_is_one_clear_line(trained, args, message):
+  done = run("sample", f"--workdir={trained[0]}/run", *args)
+  assert done.returncode == 2 and message in done.stderr, done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+def test_anyones_samples_are_measured(trained, tmp_path):
+  rng = np.random.default_rng(0)
+  np.save(tmp_path / "a.npy", rng.integers(96, size=(40, 16)))
+  np.save(tmp_path / "b.npy", rng.integers(90, size=(50, 16)))
+  args = [tmp_path / "a.npy", f"--reference={trained[0]}/run", f"--data={tmp_path}/b.npy"]
+  done = run("metrics", *args, "--batch_size=8")
+  assert done.returncode == 0, done.stderr
+  assert re.search(r"gradient_moment +[-\d.e]+ +[\d.e-]+\n", done.stdout), done.stdout
+  for more in ([], ["--batch_size=8"]):
+    np.save(tmp_path / "c.npy", rng.integers(97, size=(40, 16)))
+    done = run("metrics", tmp_path / ("c.npy" if more else "a.npy"), *args[1:], *more)
+    expected = "knows 0 to 95" if more else "make no pair of minibatches of 64"
+    assert done.returncode == 2 and expected in done.stderr, done.stderr
+
+
+def test_gpt2_is_a_reference_too(tmp_path):
+  np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(40, size=(8, 10)))
+  done = run(
+    "metrics", tmp_path / "a.npy", "--reference=tests/networks/golden_gpt2", "--batch_size=2",
+    "--json",
+  )  # fmt: skip
+  result = json.loads(done.stdout)["metrics"]
+  assert result["uncentred_gradient_moment"]["stderr"] > 0 and result["perplexity"]["value"] > 5
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "holds no files"),
+    (b"\0\1", "not text"),
+    (b"a", "too short"),
+    ("\n\n".join(SENTENCES).encode(), "at least evaluate.block_size (999)"),
+  ],
+)
+def test_unusable_texts_end_in_one_line_before_anything_is_written(tmp_path, content, message):
+  (tmp_path / "texts").mkdir()
+  if content:
+    (tmp_path / "texts" / "a.txt").write_bytes(content)
+  args = [f"--config.dataset.path={tmp_path}/texts", "--config.evaluate.block_size=999"]
+  done = run("main", *TINY, *args, f"--workdir={tmp_path}/run")
+  assert done.returncode == 2 and message in done.stderr
+  assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
