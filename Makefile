@@ -19,10 +19,11 @@ lint: $(VENV)/ready  ## check format and style
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 
-peers: $(VENV)/ready  ## install the peers (torch, torchmetrics) and compare with them
+peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) and compare with them
 	$(RUN) pip install --quiet --editable '.[peers]'
 	$(RUN) tests.mmd.make_golden_kid
-	$(RUN) pytest tests/mmd/test_kernels.py
+	$(RUN) tests.networks.make_golden_gpt2
+	$(RUN) pytest tests/mmd/test_kernels.py tests/networks/test_gpt2.py
 	$(RUN) benchmarks.mmd
 
 clean:  ## remove the virtual environment; runs/ stays

@@ -2,6 +2,9 @@ import pathlib
 
 from setuptools import find_packages, setup
 
+# GPT-2's byte pairs and weights.
+GPT2 = ["safetensors>=0.5", "tokenizers>=0.21"]
+
 setup(
   name="dmmd_jax",
   version="0.1.0",
@@ -13,9 +16,12 @@ setup(
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
+    "array-record>=0.5; sys_platform == 'linux'",
     "clu>=0.0.12",
     "flax>=0.12",
     "grain>=0.2.12",
+    # tensorflow-datasets writes with it, and does not ask for it.
+    "importlib-resources>=6",
     "jax>=0.10",
     "matplotlib>=3.9",
     "ml-collections>=1.0",
@@ -27,11 +33,13 @@ setup(
     "tensorboard>=2.18",
     "tensorflow-cpu>=2.18; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.18; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    "tensorflow-datasets>=4.9.7",
     "tqdm>=4.66",
   ],
   extras_require={
-    "test": ["pytest>=8", "ruff>=0.12"],
-    "peers": ["torch>=2.6", "torchmetrics>=1.4"],
+    "test": [*GPT2, "pytest>=8", "ruff>=0.12"],
+    "peers": ["torch>=2.6", "torchmetrics>=1.4", "transformers>=4.50"],
+    "gpt2": GPT2,
     "gpu": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "notebook": ["jupyterlab>=4"],
