@@ -36,8 +36,9 @@ def main() -> None:
   mesh = parallel.make_mesh()
   dataset = evaluate.with_split(build.make_dataset(config), "validation")
   measure = make_measure(dataset, reference.load(config, args.workdir, dataset, mesh))
+  teacher_dir = pathlib.Path(config.distill.teacher_workdir or args.workdir)
   denoiser = build.make_denoiser(config, dataset)
-  params = build.load_ema(args.workdir / "teacher", denoiser.init, mesh)
+  params = build.load_ema(teacher_dir / "teacher", denoiser.init, mesh)
   found = {}
   settings = [(t, 1.0) for t in TEMPERATURES] + [(1.0, p) for p in TOP_PS]
   print(f"| temperature | top-p | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")

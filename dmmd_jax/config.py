@@ -36,6 +36,9 @@ _TEXT_CHOICES = {
   "reference.optimizer.decay": ("constant", "linear", "cosine"),
 }
 
+_TEXT_AT_LEAST_ONE = ("reference.num_steps", "reference.batch_size")
+_TEXT_POSITIVE = ("reference.optimizer.learning_rate", "reference.optimizer.clip_norm")
+
 _AT_LEAST_ONE = (
   "run.log_every", "run.checkpoint_every", "run.keep_checkpoints",
   "network.width", "network.depth", "network.heads", "network.patch", "network.embed_dim",
@@ -96,9 +99,9 @@ def check(config: ConfigDict) -> None:
   for field, choices in (_CHOICES | _TEXT_CHOICES if is_text else _CHOICES).items():
     value = _get(config, field)
     _require(value in choices, f"{field} is {value!r}; expected one of {', '.join(choices)}")
-  for field in (*_AT_LEAST_ONE, *(("dataset.length", "reference.num_steps") if is_text else ())):
+  for field in (*_AT_LEAST_ONE, *(_TEXT_AT_LEAST_ONE if is_text else ())):
     _require(_get(config, field) >= 1, f"{field} is {_get(config, field)}; expected at least 1")
-  for field in _POSITIVE:
+  for field in (*_POSITIVE, *(_TEXT_POSITIVE if is_text else ())):
     _require(_get(config, field) > 0, f"{field} is {_get(config, field)}; expected more than 0")
   for field in _UNIT:
     value = _get(config, field)
@@ -108,6 +111,14 @@ def check(config: ConfigDict) -> None:
     _require(
       len(value) > 0 and all(isinstance(n, int) and n >= 1 for n in value),
       f"{field} is {value}; expected numbers of network evaluations, each at least 1",
+    )
+  if is_text:
+    length = config.dataset.length
+    _require(length >= 4, f"dataset.length is {length}; expected at least 4 tokens")
+    _require(
+      not config.reference.gpt2 or config.dataset.alphabet == "gpt2",
+      f"reference.gpt2 is set and dataset.alphabet is {config.dataset.alphabet!r}; GPT-2 reads only"
+      " its own byte pairs: use dataset.alphabet='gpt2', or train a reference",
     )
   unknown = [phase for phase in config.phases if phase not in PHASES]
   _require(not unknown, f"phases has {unknown}; expected some of {', '.join(PHASES)}")
@@ -159,7 +170,12 @@ def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
   network, size = config.network, config.evaluate.block_size
   _require(
     network.block == 0
-    or (len(shape) == 1 and shape[0] % network.block == 0 and network.block % network.patch == 0),
+    or (
+      network.block > 0
+      and len(shape) == 1
+      and shape[0] % network.block == 0
+      and network.block % network.patch == 0
+    ),
     f"network.block is {network.block}; expected 0, or for sequences a divisor of their length"
     f" ({shape[0]}) and a multiple of network.patch",
   )
@@ -168,7 +184,7 @@ def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
     f"evaluate.split is 'validation'; {config.dataset.name} has no such split, only texts do",
   )
   _require(
-    network.conv == 0 or (network.conv % 2 == 1 and len(shape) == 1),
+    network.conv == 0 or (network.conv > 0 and network.conv % 2 == 1 and len(shape) == 1),
     f"network.conv is {network.conv}; expected 0, or for sequences an odd number of tokens",
   )
   _require(

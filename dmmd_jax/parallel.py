@@ -37,10 +37,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def state_shardings(mesh: Mesh, abstract_state):
   """Shardings of a state whose parameters carry logical axis names (flax `LogicallyPartitioned`).
 
-  Optimiser states made from such parameters carry the same names; all else is replicated.
+  Optimiser states made from such parameters carry the same names; all else is replicated, and so
+  are axes that a mesh axis does not divide, such as a vocabulary of 50,257.
   """
   specs = nn.get_partition_spec(abstract_state)
-  return nn.logical_to_mesh_sharding(specs, mesh, RULES)
+  shardings = nn.logical_to_mesh_sharding(specs, mesh, RULES)
+  return jax.tree.map(_where_it_divides, shardings, nn.unbox(abstract_state))
+
+
+def _where_it_divides(sharding: NamedSharding, array) -> NamedSharding:
+  axes = zip(array.shape, sharding.spec, strict=False)
+  spec = [axis if axis and n % sharding.mesh.shape[axis] == 0 else None for n, axis in axes]
+  return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def place_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:

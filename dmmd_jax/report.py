@@ -11,7 +11,7 @@ _TEXTS = 8
 
 _TITLES = {
   "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
-  "kernel_mmd": "Kernel MMD²: Hamming kernel, to held-out data (unbiased, so may be below 0)",
+  "kernel_mmd": "Kernel MMD² to held-out data (unbiased, so may be below 0)",
   "class_tv": "Class coverage: total variation of the class histogram from held-out data",
   "entropy": "Mean entropy of the predictions (nats per position)",
   "nll": "Negative log-likelihood under the true distribution (nats per token)",
@@ -36,13 +36,14 @@ def save_results(
   bits_per_token: dict[str, tuple[float, float]],
 ) -> None:
   """Writes `results.json`, `results.md` and `quality_vs_nfe.png`."""
-  results = {"rows": rows, "reference": reference, "bits_per_token": bits_per_token}
-  (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
   text = results_table(rows, reference)
   for name, bits in bits_per_token.items():
     text += f"\n{name}: {_number(*bits)} bits per token of the held-out split.\n"
   (directory / "results.md").write_text(text)
   _plot_quality(directory / "quality_vs_nfe.png", rows, reference)
+  # Last: with this file the phase is complete.
+  results = {"rows": rows, "reference": reference, "bits_per_token": bits_per_token}
+  (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def results_table(rows: list[dict], reference: Reference) -> str:
@@ -79,7 +80,7 @@ def results_table(rows: list[dict], reference: Reference) -> str:
 
 def _number(value: float, stderr: float | None) -> str:
   """The value with as many decimals as two digits of its standard error need."""
-  if not stderr:
+  if not stderr or not math.isfinite(stderr):
     return f"{value:.3f}"
   decimals = min(max(1 - math.floor(math.log10(stderr)), 1), 7)
   return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"

@@ -1,7 +1,7 @@
 """Prints text from a trained workdir: `python -m dmmd_jax.sample --workdir=runs/text_dmmd`."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -52,20 +52,26 @@ def _print_texts(args, config, workdir: pathlib.Path, phase: str) -> None:
     raise ValueError(f"the prompt has {len(prompt)} tokens, a whole text {length}; shorten it")
   denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
   params = build.load_ema(workdir / phase, denoiser.init, parallel.make_mesh())
+  stream = make_stream(denoiser, prompt, args.nfe, args.temperature, args.top_p)
   for i in range(args.num):
     key = jax.random.fold_in(jax.random.key(args.seed), i)
-    for block in stream(denoiser, params, prompt, key, args.nfe, args.temperature, args.top_p):
+    for block in stream(params, key):
       print(dataset.tokenizer.decode(block), end="", flush=True)
     print()
 
 
-def stream(
-  denoiser, params, prompt: np.ndarray, key, nfe: int, temperature: float, top_p: float
-) -> Iterator[np.ndarray]:
-  """Tokens `[D / num_blocks]` block after block; the first ones are those of `prompt` `[n]`."""
+def make_stream(
+  denoiser, prompt: np.ndarray, nfe: int, temperature: float, top_p: float
+) -> Callable[..., Iterator[np.ndarray]]:
+  """`stream(params, key)` yields tokens `[D / num_blocks]` block after block.
+
+  The first ones are those of `prompt` `[n]`. A network sees the prompt as it has seen clean tokens
+  in training: visible in masked diffusion, which is exact, corrupted like the rest in any other.
+  """
   import jax
   import jax.numpy as jnp
 
+  from dmmd_jax.diffusion.processes import Masked
   from dmmd_jax.diffusion.samplers import ancestral_sample
 
   size = denoiser.shape[0] // denoiser.num_blocks
@@ -77,7 +83,11 @@ def stream(
     given, known = (jax.lax.dynamic_slice_in_dim(a, start, size)[None] for a in (begin, is_given))
 
     def predict(z, t, key):
-      z = jnp.where(known, given, z)
+      seen = given
+      if not isinstance(denoiser.process, Masked):
+        key, corrupt_key = jax.random.split(key)
+        seen = denoiser.process.corrupt(corrupt_key, given, t)
+      z = jnp.where(known, seen, z)
       if denoiser.num_blocks == 1:
         return denoiser.log_mean(params, z, t, key)
       return denoiser.block_log_mean(params, cache, start, z, t, key)
@@ -87,10 +97,13 @@ def stream(
     x = jnp.where(known, given, drawn.tokens)
     return x[0], denoiser.remember(params, cache, start, x) if denoiser.num_blocks > 1 else cache
 
-  cache = denoiser.empty_cache(1)
-  for start in range(0, len(begin), size):
-    block, cache = draw(params, cache, start, key)
-    yield np.asarray(block)
+  def stream(params, key):
+    cache = denoiser.empty_cache(1)
+    for start in range(0, len(begin), size):
+      block, cache = draw(params, cache, start, key)
+      yield np.asarray(block)
+
+  return stream
 
 
 if __name__ == "__main__":

@@ -59,6 +59,35 @@ def _check_needs(config: ConfigDict, workdir: pathlib.Path) -> None:
       f"no trained teacher in {teacher_dir}; run the phase 'teacher' first, or set"
       " distill.teacher_workdir to a workdir that has one"
     )
+  if "evaluate" in config.phases and "reference" in config:
+    _check_reference(config, workdir)
+
+
+def _check_reference(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """A text is measured by a language model of the same tokens."""
+  c = config.reference
+  if c.gpt2:
+    if not (pathlib.Path(c.gpt2).expanduser() / "model.safetensors").exists():
+      raise ConfigError(
+        f"no model.safetensors in {c.gpt2}; put GPT-2's files there (they are at"
+        " huggingface.co/openai-community/gpt2), or set reference.gpt2 to their folder"
+      )
+    return
+  elsewhere = pathlib.Path(c.workdir or workdir)
+  if not latest_step(elsewhere / "reference") and ("reference" not in config.phases or c.workdir):
+    raise ConfigError(
+      f"no reference model in {elsewhere}; run the phase 'reference' first, or set"
+      " reference.workdir to a workdir that has one"
+    )
+  if not c.workdir:
+    return
+  theirs = load_config(elsewhere, "reference").dataset
+  for field in ("alphabet", "tokenizer", "length"):
+    if theirs[field] != config.dataset[field]:
+      raise ConfigError(
+        f"the reference model in {elsewhere} has dataset.{field} {theirs[field]!r}, this run"
+        f" {config.dataset[field]!r}; it cannot measure it"
+      )
 
 
 def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:
@@ -71,7 +100,7 @@ def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:
 def load_config(workdir: pathlib.Path, phase: str) -> ConfigDict:
   """The config under which `phase` ran. Raises `FileNotFoundError` where it has not."""
   recorded = _recorded(workdir, phase)
-  if recorded is None or not latest_step(workdir / phase):
+  if recorded is None or (phase != "evaluate" and not latest_step(workdir / phase)):
     raise FileNotFoundError(f"no finished checkpoint of the phase {phase!r} in {workdir}")
   return ConfigDict(_with_tuples(recorded))
 

@@ -53,6 +53,9 @@ class Alphabet:
     tokens = table[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
     return tokens[tokens >= 0].astype(np.uint16)
 
+  def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+    return [self.encode(text) for text in texts]
+
   def decode(self, tokens: np.ndarray) -> str:
     """The text of tokens `[n]`; a token that is not in the alphabet, such as a mask, is `·`."""
     return "".join(self.characters[i] if i < len(self.characters) else "·" for i in tokens)
@@ -80,8 +83,12 @@ class BytePairs:
 
   def encode(self, text: str) -> np.ndarray:
     """Tokens `[n]` of a text, uint16 where the vocabulary allows."""
+    return self.encode_all([text])[0]
+
+  def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+    """Tokens of many texts, on all cores."""
     dtype = np.uint16 if self.num_categories <= 1 << 16 else np.uint32
-    return np.array(self._tokenizer.encode(text).ids, dtype)
+    return [np.array(encoded.ids, dtype) for encoded in self._tokenizer.encode_batch(texts)]
 
   def decode(self, tokens: np.ndarray) -> str:
     """The text of tokens `[n]`; a token outside the vocabulary, such as a mask, is `·`."""
@@ -120,7 +127,10 @@ _TOKENIZERS: dict = {}
 def _load_tokenizer(path: str):
   """`tokenizer.json`, or `vocab.json` and `merges.txt`, of a folder or beside a file."""
   if path not in _TOKENIZERS:
-    from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer
+    try:
+      from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer
+    except ModuleNotFoundError as error:
+      raise TextError("GPT-2's byte pairs need: pip install 'dmmd_jax[gpt2]'") from error
 
     folder = pathlib.Path(path)
     whole = folder / "tokenizer.json" if folder.is_dir() else folder

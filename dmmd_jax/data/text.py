@@ -34,17 +34,24 @@ def load_files(path: str, tokenizer: Alphabet | BytePairs, length: int) -> Datas
 
   Raises `TextError` where there is no text, or not enough.
   """
+  if not path:
+    raise TextError("dataset.path is ''; name a text file or a folder")
   root = pathlib.Path(path).expanduser()
-  if not path or not root.exists():
-    raise TextError(f"dataset.path is {path!r}, which does not exist; name a text file or a folder")
+  paragraphs = []
+  for file in text_files(root):
+    paragraphs += re.split(r"\n\s*\n", read(file))
+  return make_dataset(paragraphs, tokenizer, length, str(root))
+
+
+def text_files(root: pathlib.Path) -> list[pathlib.Path]:
+  """A file, or those of a folder and below that are not hidden. Raises `TextError` for none."""
+  if not root.exists():
+    raise TextError(f"{root} does not exist; name a text file or a folder")
   files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-  files = [p for p in files if not p.name.startswith(".")]
+  files = [p for p in files if not any(x.startswith(".") for x in p.relative_to(root).parts)]
   if not files:
     raise TextError(f"{root} holds no files; put the texts there")
-  paragraphs = []
-  for file in files:
-    paragraphs += re.split(r"\n\s*\n", _read(file))
-  return make_dataset(paragraphs, tokenizer, length, str(root))
+  return files
 
 
 def make_dataset(
@@ -82,7 +89,9 @@ def from_streams(
       )
 
   def cut(stream):
-    return stream[: len(stream) // length * length].reshape(-1, length)
+    """In an order of its own: minibatches of neighbours would share their subject."""
+    sequences = stream[: len(stream) // length * length].reshape(-1, length)
+    return sequences[np.random.default_rng(0).permutation(len(sequences))]
 
   return Dataset(
     train=np.lib.stride_tricks.sliding_window_view(streams["train"], length),
@@ -136,7 +145,8 @@ def _pieces(paragraph: str) -> Iterable[str]:
     yield paragraph
 
 
-def _read(file: pathlib.Path) -> str:
+def read(file: pathlib.Path) -> str:
+  """The text of a file in UTF-8. Raises `TextError` for anything else."""
   try:
     text = file.read_text(encoding="utf-8")
   except UnicodeDecodeError:

@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--batch_size", type=int, default=64, help="minibatch of the moment")
   parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
   args = parser.parse_args(argv)
+  if args.batch_size < 1:
+    parser.error(f"batch_size is {args.batch_size}; expected at least 1")
   try:
     print(report(args))
   except ValueError as error:
@@ -52,6 +54,7 @@ def report(args) -> str:
         f"{name} have {tokens.shape[1]} tokens; the reference model takes {model.length}"
       )
 
+  samples, data = (None if x is None else x.astype(np.int32) for x in (samples, data))
   from dmmd_jax.metrics import gradient_moment as moments
   from dmmd_jax.metrics import likelihood
 
@@ -76,13 +79,13 @@ def report(args) -> str:
 
 
 def load_tokens(path: str) -> np.ndarray:
-  """Tokens int32 `[n, D]`. Raises `ValueError` for anything else."""
+  """Tokens `[n, D]`. Raises `ValueError` for anything else."""
   tokens = command.load_array(path)
   if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.shape[1] < 2 or not len(tokens):
     raise ValueError(
       f"{path} has shape {tokens.shape} of {tokens.dtype}; expected integer tokens [n, D], D >= 2"
     )
-  return tokens.astype(np.int32)
+  return tokens
 
 
 def load_reference(path: str):
@@ -97,7 +100,7 @@ def load_reference(path: str):
     if (folder / "model.safetensors").is_file():
       return reference.load_gpt2(path)
     config = workdirs.load_config(folder, "reference")
-    return reference.load_trained(config, folder, build.outline(config), parallel.make_mesh())
+    return reference.load_trained(folder, build.outline(config), parallel.make_mesh())
   except (TextError, WeightsError, FileNotFoundError) as error:
     raise ValueError(str(error)) from error
 

@@ -17,7 +17,8 @@ class KneserNey:
     counts = np.bincount(codes, minlength=k**3).reshape(k, k, k)
     pairs = (counts > 0).sum(0)
     singles = (pairs > 0).sum(0)
-    self.unigram = _interpolate(singles, np.full(k, 1.0 / k))
+    # One more for all: a token that training never saw is not impossible.
+    self.unigram = _interpolate(singles + 1, np.full(k, 1.0 / k))
     self.bigram = _interpolate(pairs, self.unigram)
     self.trigram = _interpolate(counts, self.bigram)
 

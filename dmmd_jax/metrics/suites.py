@@ -15,7 +15,10 @@ from dmmd_jax.metrics.likelihood import (
   unigram_entropy,
 )
 from dmmd_jax.mmd import mmd2
-from dmmd_jax.mmd.kernels import Hamming
+from dmmd_jax.mmd.kernels import Hamming, NGram
+
+# Held-out examples that samples are compared with by a kernel, of all pairs.
+COMPARED = 10_000
 
 # Of tokens [n, *shape], the block of that number.
 Measure = Callable[[np.ndarray, int], dict[str, float]]
@@ -24,16 +27,18 @@ Measure = Callable[[np.ndarray, int], dict[str, float]]
 def make_measure(dataset: Dataset, language_model=None) -> Measure:
   """Measures on blocks of tokens `[n, *shape]` that suit `dataset`.
 
-  Always `kernel_mmd`, the unbiased MMD^2 to the held-out split under a Hamming kernel. With an
-  exact joint: `nll` (nats per token), `impossible` (share of samples of probability 0),
-  `component_tv`. With labels: `frechet` and `class_tv` against the held-out split. With a
-  `language_model` (`token_nll`, `loss`, `params`): `gradient_moment` and `perplexity` under it, and
-  how varied the text is.
+  Always `kernel_mmd`, the unbiased MMD^2 to the held-out split: a Hamming kernel, for text one of
+  pairs of neighbours. With an exact joint: `nll` (nats per token), `impossible` (share of samples
+  of probability 0), `component_tv`. With labels: `frechet` and `class_tv` against the held-out
+  split. With a `language_model` (`nll`, `loss`, `params`): `gradient_moment` and `perplexity` under
+  it, and how varied the text is.
   """
   special = special_measure(dataset, language_model)
-  kernel = Hamming(num_categories=dataset.num_categories)
+  kernel = NGram if dataset.tokenizer else Hamming
+  kernel = kernel(num_categories=dataset.num_categories)
+  held_out = dataset.held_out[:COMPARED]
   return lambda tokens, block: (
-    special(tokens, block) | {"kernel_mmd": mmd2(tokens, dataset.held_out, kernel).value}
+    special(tokens, block) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
   )
 
 

@@ -70,18 +70,28 @@ def load(folder: str | pathlib.Path) -> tuple[GPT2, Any]:
     raise WeightsError(
       f"no model.safetensors in {folder}; GPT-2's folder is at huggingface.co/openai-community/gpt2"
     )
-  from safetensors.numpy import load_file
-
-  config = GPT2Config()
-  if (folder / "config.json").is_file():
-    given = json.loads((folder / "config.json").read_text())
-    names = {field.name for field in dataclasses.fields(GPT2Config)}
-    config = GPT2Config(**{name: value for name, value in given.items() if name in names})
-  tensors = {name.removeprefix("transformer."): x for name, x in load_file(weights).items()}
   try:
-    return GPT2(config), _to_params(config, tensors)
-  except KeyError as error:
-    raise WeightsError(f"{weights} has no tensor {error}; expected those of GPT-2") from error
+    from safetensors.numpy import load_file
+  except ModuleNotFoundError as error:
+    raise WeightsError("GPT-2's weights need: pip install 'dmmd_jax[gpt2]'") from error
+  config = GPT2Config()
+  try:
+    if (folder / "config.json").is_file():
+      given = json.loads((folder / "config.json").read_text())
+      names = {field.name for field in dataclasses.fields(GPT2Config)}
+      config = GPT2Config(**{name: value for name, value in given.items() if name in names})
+    tensors = {name.removeprefix("transformer."): x for name, x in load_file(weights).items()}
+  except Exception as error:  # safetensors has its own, JSON another
+    raise WeightsError(f"cannot read the weights in {folder}: {error}") from error
+  module = GPT2(config)
+  try:
+    params = _to_params(config, tensors)
+  except (KeyError, ValueError) as error:
+    raise WeightsError(f"{weights} does not hold a GPT-2: no, or no fitting, {error}") from error
+  expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+  if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
+    raise WeightsError(f"{weights} has tensors of other shapes than its config.json says")
+  return module, params
 
 
 def _to_params(config: GPT2Config, tensors: dict) -> Any:

@@ -16,6 +16,9 @@ from dmmd_jax.data.pipeline import Dataset
 from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.networks import noise, transformer
 
+# Examples whose tokens are counted for the marginal process.
+_COUNTED = 1_000_000
+
 
 def make_dataset(config) -> Dataset:
   """Raises `TextError` for text, or a tokenizer, that cannot be had."""
@@ -60,7 +63,8 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     "polynomial": schedules.Polynomial(config.process.schedule_power),
   }[config.process.schedule]
   if config.process.name == "marginal":
-    counts = np.bincount(dataset.train.reshape(-1), minlength=dataset.num_categories) + 1.0
+    rows = dataset.train[:: dataset.shape[0]] if dataset.tokenizer else dataset.train
+    counts = np.bincount(rows[:_COUNTED].reshape(-1), minlength=dataset.num_categories) + 1.0
     return processes.Marginal(
       dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
     )
@@ -143,22 +147,27 @@ class Denoiser:
     return None if drawn is None else self.noise_scale * drawn
 
 
+def make_transformer(config, dataset: Dataset, num_states: int, **sizes) -> transformer.Transformer:
+  """The network of a config, but for some `sizes`, with the shapes of a data set."""
+  sizes = config.network.to_dict() | sizes
+  return transformer.Transformer(
+    transformer.TransformerConfig(
+      shape=dataset.shape,
+      num_states=num_states,
+      num_categories=dataset.num_categories,
+      **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
+    )
+  )
+
+
 def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   """The network of teacher and auxiliary, or the student's: the same with a noise input."""
   process = make_process(config, dataset)
   kind, dim, scale = "none", 0, 1.0
   if student:
     kind, dim, scale = (config.distill[n] for n in ("noise", "noise_dim", "noise_scale"))
-  sizes = config.network.to_dict()
-  module = transformer.Transformer(
-    transformer.TransformerConfig(
-      shape=dataset.shape,
-      num_states=process.num_states,
-      num_categories=process.num_categories,
-      noise_channels=noise.noise_channels(kind, dataset.shape, dim),
-      **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
-    )
-  )
+  channels = noise.noise_channels(kind, dataset.shape, dim)
+  module = make_transformer(config, dataset, process.num_states, noise_channels=channels)
   # The bound puts the prediction inside the posterior, which only for masks makes no difference.
   leave_one_out = config.teacher.loss == "bound" and config.process.name != "masked"
   prediction = "leave_one_out" if leave_one_out else "mean"

@@ -19,6 +19,8 @@ from dmmd_jax.progress import progress_bar
 
 # A table of trigrams is kept whole up to this many tokens.
 SMALL_ALPHABET = 256
+# Sequences that it counts, and those that likelihoods are measured on.
+COUNTED, COMPARED = 200_000, 4096
 
 
 class Model(NamedTuple):
@@ -52,6 +54,10 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
     language_model = reference.load(config, workdir, dataset, mesh)
   models = make_models(config, workdir, dataset, language_model, mesh)
   measure = make_measure(dataset, language_model)
+  real = dataset.train if dataset.validation is None else dataset.validation
+  real = real[: len(real) // size * size].reshape(-1, size, *dataset.shape)
+  measured = [measure(tokens, block) for block, tokens in enumerate(real[: c.num_blocks])]
+  real_values = {name: value for name, *value in block_statistics(measured)}
   out = workdir / "evaluate"
   out.mkdir(parents=True, exist_ok=True)
   rows, samples = [], {}
@@ -64,16 +70,12 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
       samples[model.name][nfe] = blocks.tokens[0]
       progress.update(nfe)
   progress.close()
-  real = dataset.train if dataset.validation is None else dataset.validation
-  real = real[: len(real) // size * size].reshape(-1, size, *dataset.shape)
-  measured = [measure(tokens, block) for block, tokens in enumerate(real[: c.num_blocks])]
-  real_values = {name: value for name, *value in block_statistics(measured)}
-  facts = likelihoods(config, workdir, dataset, mesh) if dataset.tokenizer else {}
-  report.save_results(out, rows, real_values, facts)
   if dataset.tokenizer:
     report.save_texts(out, samples, dataset.tokenizer.decode)
   else:
     report.save_images(out, samples, dataset.num_categories)
+  bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
+  report.save_results(out, rows, real_values, bits)
   print((out / "results.md").read_text())
 
 
@@ -90,11 +92,10 @@ def make_models(config, workdir: pathlib.Path, dataset, language_model, mesh) ->
   denoiser = build.make_denoiser(config, dataset)
   teacher_dir = pathlib.Path(config.distill.teacher_workdir or workdir) / "teacher"
   if config.distill.teacher == "exact":
-    sample = build.make_sampler(denoiser, mesh, build.exact_teacher(dataset, denoiser.process))
-    params = ()
+    predict, params = build.exact_teacher(dataset, denoiser.process), ()
   else:
-    sample = build.make_sampler(denoiser, mesh, None, c.teacher_temperature, c.teacher_top_p)
-    params = build.load_ema(teacher_dir, denoiser.init, mesh)
+    predict, params = None, build.load_ema(teacher_dir, denoiser.init, mesh)
+  sample = build.make_sampler(denoiser, mesh, predict, c.teacher_temperature, c.teacher_top_p)
   models = [Model("teacher", sample, params, c.teacher_nfe)]
   if (workdir / "distill").exists():
     student = build.make_denoiser(config, dataset, student=True)
@@ -107,20 +108,18 @@ def make_models(config, workdir: pathlib.Path, dataset, language_model, mesh) ->
   return models
 
 
-def likelihoods(config, workdir: pathlib.Path, dataset, mesh) -> dict[str, tuple[float, float]]:
+def likelihoods(config, teacher_params, dataset) -> dict[str, tuple[float, float]]:
   """Bits per token of the held-out split: the teacher's bound, and a trigram model to beat."""
   denoiser = build.make_denoiser(config, dataset)
-  found = {}
-  if config.teacher.loss == "bound":
-    teacher_dir = pathlib.Path(config.distill.teacher_workdir or workdir) / "teacher"
-    params = build.load_ema(teacher_dir, denoiser.init, mesh)
-    nats = teacher.negative_elbo(denoiser, params, dataset.held_out, config.run.seed + 3)
+  found, held_out = {}, dataset.held_out[:COMPARED]
+  if config.teacher.loss == "bound" or denoiser.process.num_states > dataset.num_categories:
+    size = min(config.teacher.batch_size, len(held_out))
+    nats = teacher.negative_elbo(denoiser, teacher_params, held_out, config.run.seed + 3, size)
     found["Teacher (upper bound)"] = _mean_in_bits(nats)
   if dataset.num_categories <= SMALL_ALPHABET:
-    stream = np.asarray(dataset.train[:: dataset.shape[0]]).reshape(-1)
+    stream = dataset.train[:: dataset.shape[0]][:COUNTED].reshape(-1)
     trigram = KneserNey(stream, dataset.num_categories)
-    nats = trigram.token_nll(dataset.held_out).mean(-1)
-    found["Trigram model, Kneser-Ney"] = _mean_in_bits(nats)
+    found["Trigram model, Kneser-Ney"] = _mean_in_bits(trigram.token_nll(held_out).mean(-1))
   return found
 
 
@@ -174,7 +173,7 @@ def block_statistics(measured) -> Iterator[tuple[str, float, float | None]]:
   A metric that a block could not give, such as the likelihood of an impossible sample, is left out.
   """
   measured = list(measured)
-  for metric in measured[0]:
+  for metric in measured[0] if measured else ():
     if not all(metric in m for m in measured):
       continue
     values = np.array([m[metric] for m in measured])

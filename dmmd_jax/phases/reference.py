@@ -1,6 +1,7 @@
 """A language model to measure text by, which is the autoregressive baseline too."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import optax
 
 from dmmd_jax import training
+from dmmd_jax import workdir as workdirs
 from dmmd_jax.data.pipeline import batches
 from dmmd_jax.diffusion.samplers import Samples, sample_autoregressively
 from dmmd_jax.networks import gpt2, transformer
 from dmmd_jax.phases import build
-from dmmd_jax.phases.teacher import TeacherState, initial_state
+from dmmd_jax.phases.teacher import initial_state, supervised_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,38 +54,29 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
   module = make_module(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
 
-  def init(key, _):
-    z = jnp.zeros((1, *dataset.shape), jnp.int32)
-    return initial_state(module.init(key, z, jnp.zeros(1))["params"], optimizer)
-
-  def step(state, x, key):
-    loss, grads = jax.value_and_grad(lambda p: token_nll(module, p, x).mean())(state.model.params)
-    model = state.model.update(grads, optimizer)
-    metrics = {"loss": loss, "bits_per_token": loss / jnp.log(2.0)}
-    metrics["gradient_norm"] = optax.tree.norm(grads)
-    return TeacherState(model, training.average(state.ema, model.params, c.ema)), metrics
+  def loss(params, x, key):
+    return token_nll(module, params, x).mean()
 
   job = training.Job(
     name="reference",
     num_steps=c.num_steps,
-    init=init,
-    step=step,
+    init=lambda key, _: initial_state(init_params(module, key), optimizer),
+    step=supervised_step(loss, optimizer, c.ema, in_bits=True),
     batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed + 2, start),
   )
   training.train(job, workdir / job.name, config.run, mesh)
 
 
 def make_module(config, dataset) -> transformer.Transformer:
-  """The network of the config, with blocks of one token."""
-  sizes = config.network.to_dict() | {"block": 1, "conv": 0, "patch": 1}
-  return transformer.Transformer(
-    transformer.TransformerConfig(
-      shape=dataset.shape,
-      num_states=dataset.num_categories + 1,  # one for the beginning
-      num_categories=dataset.num_categories,
-      **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
-    )
-  )
+  """The network of the config, with blocks of one token, in float32: it measures."""
+  sizes = {"block": 1, "conv": 0, "patch": 1, "dtype": "float32"}
+  num_states = dataset.num_categories + 1  # one for the beginning
+  return build.make_transformer(config, dataset, num_states, **sizes)
+
+
+def init_params(module: transformer.Transformer, key: jax.Array) -> Any:
+  """Parameters that carry logical axis names."""
+  return module.init(key, jnp.zeros((1, *module.config.shape), jnp.int32), jnp.zeros(1))["params"]
 
 
 def token_nll(module: transformer.Transformer, params: Any, x: jax.Array) -> jax.Array:
@@ -117,21 +110,25 @@ def sample(
 def load(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
   """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained.
 
-  Raises `gpt2.WeightsError` where the folder has no GPT-2.
+  Raises `gpt2.WeightsError` where the folder has no GPT-2, or one of other tokens.
   """
-  if config.reference.gpt2:
-    return load_gpt2(config.reference.gpt2)
-  return load_trained(config, pathlib.Path(config.reference.workdir or workdir), dataset, mesh)
+  if not config.reference.gpt2:
+    return load_trained(pathlib.Path(config.reference.workdir or workdir), dataset, mesh)
+  model = load_gpt2(config.reference.gpt2)
+  if model.num_categories < dataset.num_categories or model.length < dataset.shape[0]:
+    raise gpt2.WeightsError(
+      f"{config.reference.gpt2} knows {model.num_categories} tokens and texts of {model.length};"
+      f" the data set has {dataset.num_categories} and {dataset.shape[0]}"
+    )
+  return model
 
 
-def load_trained(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
-  """The model that the phase `reference` left in a workdir."""
-  module = make_module(config, dataset)
-  z = jnp.zeros((1, *dataset.shape), jnp.int32)
-  init = lambda key: module.init(key, z, jnp.zeros(1))["params"]
+def load_trained(workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+  """The model that the phase `reference` left in a workdir, with the sizes that it has there."""
+  module = make_module(workdirs.load_config(workdir, "reference"), dataset)
   return LanguageModel(
     token_nll=lambda params, x: token_nll(module, params, x),
-    params=build.load_ema(workdir / "reference", init, mesh),
+    params=build.load_ema(workdir / "reference", functools.partial(init_params, module), mesh),
     num_categories=dataset.num_categories,
     length=dataset.shape[0],
     sample=lambda params, *args: sample(module, params, *args),

@@ -1,5 +1,6 @@
 """Trains a diffusion model: the teacher."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -18,7 +19,7 @@ from dmmd_jax.phases import build
 
 @flax.struct.dataclass
 class TeacherState:
-  """`ema` is the average of the parameters, the model to sample from and to distil."""
+  """`ema` is the average of the parameters, which other phases use."""
 
   model: training.Trainable
   ema: Any
@@ -47,55 +48,64 @@ def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherSta
 def make_step(config, denoiser: build.Denoiser, optimizer: optax.GradientTransformation):
   """`step(state, batch, key)`: one update of the teacher and of its average."""
   c = config.teacher
+  return supervised_step(
+    lambda params, x, key: teacher_loss(params, denoiser, c, x, key),
+    optimizer,
+    c.ema,
+    in_bits=c.loss == "bound",
+  )
+
+
+def supervised_step(loss, optimizer: optax.GradientTransformation, ema: float, in_bits: bool):
+  """`step(state, batch, key)` that lowers `loss(params, batch, key)`, in nats per token."""
 
   def step(state, x, key):
-    loss, grads = jax.value_and_grad(teacher_loss)(state.model.params, denoiser, c, x, key)
+    value, grads = jax.value_and_grad(loss)(state.model.params, x, key)
     model = state.model.update(grads, optimizer)
-    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
-    if c.loss == "bound":
-      metrics["bits_per_token"] = loss / jnp.log(2.0)
-    return TeacherState(model, training.average(state.ema, model.params, c.ema)), metrics
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
+    if in_bits:
+      metrics["bits_per_token"] = value / jnp.log(2.0)
+    return TeacherState(model, training.average(state.ema, model.params, ema)), metrics
 
   return step
 
 
 def teacher_loss(params, denoiser: build.Denoiser, config, x: jax.Array, key: jax.Array):
   """The loss `config.loss` at random times, in nats per token, for tokens int `[B, ...]`."""
-  process, steps = denoiser.process, config.num_timesteps
+  steps = config.num_timesteps
+  loss = losses.cross_entropy if config.loss == "cross_entropy" else losses.bound
+  if config.loss == "bound" and steps:
+    loss = functools.partial(losses.discrete_bound, num_timesteps=steps)
+  return losses_at_random_times(loss, params, denoiser, x, key, steps).mean()
+
+
+def losses_at_random_times(loss, params, denoiser: build.Denoiser, x, key, num_timesteps: int = 0):
+  """`loss` of every position of tokens int `[B, ...]`, corrupted at low-discrepancy times."""
   time_key, corrupt_key, noise_key = jax.random.split(key, 3)
-  t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks, steps)
+  t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks, num_timesteps)
   t = spread(t, denoiser.num_blocks, x.shape[1])
-  z_t = process.corrupt(corrupt_key, x, t)
+  z_t = denoiser.process.corrupt(corrupt_key, x, t)
   log_x_hat = denoiser.given(x).log_probs(params, z_t, t, noise_key)
-  target = jax.nn.one_hot(x, process.num_categories)
-  if config.loss == "cross_entropy":
-    return losses.cross_entropy(process, target, log_x_hat, z_t, t).mean()
-  if steps:
-    return losses.discrete_bound(process, target, log_x_hat, z_t, t, steps).mean()
-  return losses.bound(process, target, log_x_hat, z_t, t).mean()
+  target = jax.nn.one_hot(x, denoiser.process.num_categories)
+  return loss(denoiser.process, target, log_x_hat, z_t, t)
 
 
-def negative_elbo(denoiser: build.Denoiser, params, tokens, seed: int, draws: int = 8):
+def negative_elbo(
+  denoiser: build.Denoiser, params, tokens: np.ndarray, seed: int, batch_size: int, draws: int = 8
+) -> np.ndarray:
   """The continuous-time bound of tokens `[n, ...]` in nats per token, `[n]`, each at `draws` times.
 
-  For a network trained with the bound, or a masked one.
+  For a network trained with the bound, or a masked one. What does not fill a batch is left out.
   """
 
   @jax.jit
-  def bound(x, key):
-    time_key, corrupt_key, noise_key = jax.random.split(key, 3)
-    t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks)
-    t = spread(t, denoiser.num_blocks, x.shape[1])
-    z_t = denoiser.process.corrupt(corrupt_key, x, t)
-    log_x_hat = denoiser.given(x).log_probs(params, z_t, t, noise_key)
-    target = jax.nn.one_hot(x, denoiser.process.num_categories)
-    nats = losses.bound(denoiser.process, target, log_x_hat, z_t, t)
+  def bound(params, x, key):
+    nats = losses_at_random_times(losses.bound, params, denoiser, x, key)
     return nats.reshape(len(x), -1).mean(-1)
 
   found = []
-  for batch in np.array_split(np.asarray(tokens, np.int32), max(1, len(tokens) // 128)):
-    # In this order the times of an example are spread over [0, 1].
-    tiled = jnp.tile(batch, (draws,) + (1,) * (batch.ndim - 1))
-    nats = bound(tiled, jax.random.fold_in(jax.random.key(seed), len(found)))
-    found.append(np.asarray(nats).reshape(draws, len(batch)).mean(0))
+  for start in range(0, len(tokens) - batch_size + 1, batch_size):
+    x = jnp.asarray(tokens[start : start + batch_size], jnp.int32)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start), draws)
+    found.append(np.mean([bound(params, x, key) for key in keys], 0))
   return np.concatenate(found)

@@ -1,5 +1,7 @@
 """Corpora in the format of tensorflow-datasets on disk, and a byte-pair encoding, made here."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,32 +12,17 @@ from dmmd_jax.data.pipeline import batches
 TEXTS = [f"document {chr(97 + i % 26)} tells of thing {chr(97 + i // 26)}" for i in range(400)]
 
 
-def write_corpus(folder, name, splits):
-  """A prepared data set, written by tensorflow-datasets itself."""
-  import tensorflow as tf
-  import tensorflow_datasets as tfds
-
-  features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
-  tfds.dataset_builders.store_as_tfds_dataset(
-    name=name,
-    version="1.0.0",
-    features=features,
-    split_datasets={
-      split: tf.data.Dataset.from_tensor_slices({"text": texts}) for split, texts in splits.items()
-    },
-    data_dir=str(folder),
-    file_format="array_record",
-    description="made by a test",
-  )
-
-
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
+  """Two corpora as the command prepares them: many documents, and one that is cut."""
+  files = tmp_path_factory.mktemp("files")
+  (files / "many").mkdir()
+  (files / "many" / "a.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in TEXTS[1:]))
+  (files / "many" / "b.txt").write_text(TEXTS[0])
+  (files / "whole.txt").write_text(" ".join(TEXTS))
   folder = tmp_path_factory.mktemp("tfds")
-  write_corpus(
-    folder, "with_splits", {"train": TEXTS, "validation": TEXTS[:9], "test": TEXTS[9:20]}
-  )
-  write_corpus(folder, "one_split", {"train": TEXTS})
+  for name, texts in (("one_split", "many"), ("with_splits", "whole.txt")):
+    tfds_text.main([name, f"--texts={files / texts}", f"--data_dir={folder}"])
   return folder
 
 
@@ -52,11 +39,13 @@ def gpt2_files(tmp_path_factory):
 
 def test_texts_are_packed_and_cached_beside_the_corpus(corpora):
   data = tfds_text.load("with_splits", str(corpora), TEXT8, 32)
-  whole = TEXT8.decode(np.asarray(data.train[::32]).reshape(-1))
-  # tensorflow-datasets has shuffled them; the last ones do not fill a sequence.
-  documents = ["document" + x.rstrip() for x in whole.split("document")[1:-1]]
-  assert len(documents) >= 398 and set(documents) <= set(TEXTS)
-  assert len(set(documents)) == len(documents)
+  joined, streams = " ".join(TEXTS), []
+  for split in (data.train[::32], data.validation, data.held_out):
+    streams.append(TEXT8.decode(np.asarray(split).reshape(-1)))
+  assert joined.startswith(streams[0]) and len(streams[0]) > 0.88 * len(joined)
+  # The order of the held-out sequences is their own; each is a part of the last tenth.
+  for stream in streams[1:]:
+    assert all(stream[i : i + 32] in joined[-len(joined) // 9 :] for i in range(0, len(stream), 32))
   files = {p.name for p in corpora.rglob("tokens/text8-*/*")}
   assert files == {"train.npy", "validation.npy", "test.npy"}
   before = {p: p.stat().st_mtime_ns for p in corpora.rglob("tokens/*/*.npy")}
@@ -76,19 +65,32 @@ def test_a_corpus_without_other_splits_lends_them_from_its_end(corpora, gpt2_fil
   tokenizer = alphabets.make_tokenizer("gpt2", "error", str(gpt2_files))
   data = tfds_text.load("one_split", str(corpora), tokenizer, 8)
   assert data.num_categories == tokenizer.num_categories
-  splits = [np.asarray(data.train[::8]), data.validation, data.held_out]
-  documents = [tokenizer.decode(x.reshape(-1)).split("<|endoftext|>")[:-1] for x in splits]
-  assert [len(x) for x in documents[1:]] == [3, 3] and len(documents[0]) >= 390
-  found = [x for split in documents for x in split]
-  assert set(found) <= set(TEXTS) and len(set(found)) == len(found)
+  documents = tokenizer.decode(np.asarray(data.train[::8]).reshape(-1)).split("<|endoftext|>")[:-1]
+  assert 390 <= len(documents) <= 392 and set(documents) <= set(TEXTS)
+  assert len(set(documents)) == len(documents)
+  assert min(len(data.validation), len(data.held_out)) >= 2
   mask = tokenizer.num_categories
   assert tokenizer.decode(np.array([mask, *tokenizer.encode("thing"), mask])) == "·thing·"
 
 
-def test_a_missing_corpus_says_how_to_prepare_it(tmp_path):
-  for name in ("text8", "openwebtext"):
-    with pytest.raises(TextError, match=rf"tfds.builder\('{name}'.*download_and_prepare"):
-      tfds_text.load(name, str(tmp_path), TEXT8, 32)
+@pytest.mark.parametrize(
+  ("name", "command"),
+  [
+    ("lm1b", r"tfds.builder\('lm1b'.*download_and_prepare\(file_format='array_record'\)"),
+    ("openwebtext", "python -m dmmd_jax.data.tfds_text openwebtext --texts="),
+  ],
+)
+def test_a_missing_corpus_says_how_to_prepare_it(tmp_path, name, command):
+  with pytest.raises(TextError, match=command):
+    tfds_text.load(name, str(tmp_path), TEXT8, 32)
+
+
+def test_what_cannot_be_prepared_is_one_clear_line(tmp_path, capsys):
+  (tmp_path / "a.jsonl").write_text('{"words": 1}\n')
+  for texts in (tmp_path / "nothing", tmp_path / "a.jsonl"):
+    with pytest.raises(SystemExit) as stopped:
+      tfds_text.main(["mine", f"--texts={texts}", f"--data_dir={tmp_path}/tfds"])
+    assert stopped.value.code == 2 and "tfds_text:" in capsys.readouterr().err
 
 
 def test_a_missing_or_broken_tokenizer_is_one_clear_line(tmp_path):

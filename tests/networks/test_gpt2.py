@@ -34,5 +34,11 @@ def test_missing_or_foreign_weights_are_one_clear_line(tmp_path):
   with pytest.raises(gpt2.WeightsError, match=r"no model.safetensors in .*huggingface.co"):
     gpt2.load(tmp_path)
   shutil.copy(FOLDER / "model.safetensors", tmp_path)  # without config.json: sizes do not fit
-  with pytest.raises(gpt2.WeightsError, match="has no tensor"):
+  with pytest.raises(gpt2.WeightsError, match="does not hold a GPT-2"):
+    gpt2.load(tmp_path)
+  (tmp_path / "config.json").write_text('{"n_embd": 32, "n_layer": 2, "n_head": 2}')
+  with pytest.raises(gpt2.WeightsError, match="other shapes than its config"):
+    gpt2.load(tmp_path)
+  (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+  with pytest.raises(gpt2.WeightsError, match="cannot read the weights"):
     gpt2.load(tmp_path)
