@@ -40,11 +40,16 @@ def get_config():
   reference.gpt2 = ""  # or a folder with GPT-2's config.json and model.safetensors
 
   distill = config.distill
-  distill.num_steps = 600
+  distill.num_steps = 500
+  distill.student_optimizer.learning_rate = 1e-3
+  distill.student_optimizer.b1 = 0.9
+  distill.student_optimizer.warmup_steps = 50
+  distill.auxiliary_optimizer.learning_rate = 2e-3
   distill.noise = "gaussian"
   distill.noise_dim = 16
-  distill.noise_scale = 5.0
-  distill.steps = 16
+  distill.noise_scale = 15.0
+  distill.steps = 8
+  distill.dmmd_weight = 1.0
   distill.score.scales = (
     (0, 1, (8.0, 32.0)),
     (16, 4, (2.0, 8.0)),
