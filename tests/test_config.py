@@ -50,6 +50,11 @@ def test_a_preset_yields_to_what_is_given_by_hand():
     ({"dataset__length": 0}, "dataset.length is 0"),
     ({"dataset__name": "digits"}, "phases has 'reference', a model of text"),
     ({"evaluate__block_size": 1}, "evaluate.block_size is 1"),
+    ({"network__conv": -1}, "network.conv is -1"),
+    ({"network__block": -16}, "network.block is -16"),
+    ({"reference__batch_size": 0}, "reference.batch_size is 0"),
+    ({"dataset__length": 3}, "dataset.length is 3; expected at least 4"),
+    ({"reference__gpt2": "~/gpt2"}, "GPT-2 reads only its own byte pairs"),
     (
       {"network__block": 8, "distill__method": "dmmd_kernel"},
       "0 <= window <= 8 for english",
@@ -166,6 +171,27 @@ def test_distilling_needs_a_teacher(tmp_path):
   workdirs.check(config, tmp_path)
   elsewhere = digits(phases=("distill",), distill__teacher_workdir=str(tmp_path))
   workdirs.check(elsewhere, tmp_path / "other")
+
+
+def test_measuring_text_needs_a_reference_model_of_the_same_tokens(tmp_path):
+  here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+  (here / "teacher" / "checkpoints" / "9").mkdir(parents=True)
+  phases = ("evaluate",)
+  with pytest.raises(checks.ConfigError, match=r"no reference model in .*here"):
+    workdirs.check(text(phases=phases), here)
+  with pytest.raises(checks.ConfigError, match=r"no reference model in .*elsewhere"):
+    workdirs.check(text(phases=phases, reference__workdir=str(elsewhere)), here)
+  (elsewhere / "reference" / "checkpoints" / "9").mkdir(parents=True)
+  workdirs.record(text(dataset__alphabet="printable"), elsewhere, "reference")
+  with pytest.raises(
+    checks.ConfigError, match=r"has dataset.alphabet 'printable', this run 'text8'"
+  ):
+    workdirs.check(text(phases=phases, reference__workdir=str(elsewhere)), here)
+  workdirs.record(text(), elsewhere, "reference")
+  workdirs.check(text(phases=phases, reference__workdir=str(elsewhere)), here)
+  gpt2 = text(phases=phases, reference__gpt2=str(elsewhere), dataset__alphabet="gpt2")
+  with pytest.raises(checks.ConfigError, match=r"no model.safetensors in"):
+    workdirs.check(gpt2, here)
 
 
 def test_an_exact_teacher_still_needs_a_network_to_start_from_but_evaluating_does_not(tmp_path):

@@ -118,6 +118,15 @@ def test_states_are_split_as_the_rules_say_and_give_the_same_result(tmp_path, ax
   np.testing.assert_allclose(kernel, alone["model"].params["kernel"], atol=1e-5)
 
 
+def test_an_axis_that_the_mesh_does_not_divide_is_not_split():
+  mesh = parallel.make_mesh((2, 1, 4))
+  table = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((27, 8), jnp.float32), ("vocab", "mlp"))
+  even = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((28, 8), jnp.float32), ("vocab", None))
+  shardings = parallel.state_shardings(mesh, {"table": table, "even": even})
+  assert shardings["table"].spec == jax.sharding.PartitionSpec(None, None)
+  assert shardings["even"].spec == jax.sharding.PartitionSpec("tensor", None)
+
+
 def test_a_part_of_a_checkpoint_can_be_read(tmp_path):
   mesh = parallel.make_mesh()
   state = training.train(job(), tmp_path, RUN, mesh)
