@@ -4,7 +4,6 @@ Heavy packages are imported only after the config has been checked.
 """
 
 import importlib
-import os
 import pathlib
 import sys
 
@@ -13,6 +12,7 @@ from ml_collections import config_flags
 
 from dmmd_jax import config as config_checks
 from dmmd_jax import workdir as workdirs
+from dmmd_jax.command import keep_compiled_programs
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment, a file of configs/; override with --config.section.field=value."
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     config_checks.apply_preset(config, given)
     config_checks.check(config)
     workdirs.check(config, workdir)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dmmd_jax"))
+    keep_compiled_programs()
     import jax
 
     config_checks.check_devices(config, jax.device_count())

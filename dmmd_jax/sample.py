@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _print_texts(args, config, workdir: pathlib.Path, phase: str) -> None:
+  command.keep_compiled_programs()
   import jax
 
   from dmmd_jax import parallel

@@ -90,6 +90,7 @@ def load_tokens(path: str) -> np.ndarray:
 
 def load_reference(path: str):
   """The language model in a workdir or a GPT-2 folder. Raises `ValueError` where there is none."""
+  command.keep_compiled_programs()
   from dmmd_jax import parallel
   from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.networks.gpt2 import WeightsError
