@@ -17,7 +17,7 @@ def coins_teacher(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("coins")
   config = coins_dmmd.get_config()
   config.run.tensorboard = False
-  teacher.run(config, workdir, _one_device())
+  teacher.run(config, build.make_dataset(config), workdir, _one_device())
   return workdir
 
 
@@ -28,7 +28,7 @@ def _one_device():
 def sample_one_step(config, workdir, phase):
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
-  params = build.load_ema(workdir / phase, denoiser, _one_device())
+  params = build.load_ema(workdir / phase, denoiser.init, _one_device())
 
   def predict(z, t, key):
     return denoiser.log_mean(params, z, t, key)
@@ -45,7 +45,7 @@ def test_one_step_student_of_correlated_coins(coins_teacher, tmp_path, noise):
   config.run.tensorboard = False
   config.distill.noise = noise
   config.distill.teacher_workdir = str(coins_teacher)
-  distill.run(config, tmp_path, _one_device())
+  distill.run(config, build.make_dataset(config), tmp_path, _one_device())
   assert 0.45 < sample_one_step(config, coins_teacher, "teacher")[0] < 0.55
   wrong, heads = sample_one_step(config, tmp_path, "distill")
   good = wrong <= 0.05 and 0.4 <= heads <= 0.6
@@ -56,7 +56,7 @@ def test_one_step_student_of_correlated_coins_by_the_kernel_score_alone(coins_te
   config = coins_kernel.get_config()
   config.run.tensorboard = False
   config.distill.teacher_workdir = str(coins_teacher)
-  distill.run(config, tmp_path, _one_device())
+  distill.run(config, build.make_dataset(config), tmp_path, _one_device())
   wrong, heads = sample_one_step(config, tmp_path, "distill")
   assert wrong <= 0.05 and 0.4 <= heads <= 0.6, (wrong, heads)
 
