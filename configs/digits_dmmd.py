@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
   distill.student_optimizer = optimizer(learning_rate=5e-4, decay="cosine", b1=0.0, b2=0.99)
   distill.auxiliary_optimizer = optimizer(learning_rate=1e-3, decay="constant", b1=0.0, b2=0.99)
   # alternate: one generator update, then auxiliary_updates updates, each with its own rollout (the
-  # paper). joint: both from one rollout, at about two thirds of the cost.
+  # paper). joint: both from one rollout, at about three quarters of the cost.
   distill.updates = "alternate"
   distill.auxiliary_updates = 1
   # Input noise of the student: none | gaussian (per position) | pyramid (images: all resolutions).
