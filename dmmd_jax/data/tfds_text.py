@@ -143,15 +143,15 @@ def _tokenize(source, tokenizer: Alphabet | BytePairs, path: pathlib.Path) -> No
 def _missing(name: str, data_dir: str) -> TextError:
   where = f", data_dir={data_dir!r}" if data_dir else ""
   if name in _DOWNLOADABLE:
-    command = (
+    recipe = (
       f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{where})'
       ".download_and_prepare(file_format='array_record')\""
     )
   else:
     option = f" --data_dir={data_dir}" if data_dir else ""
-    command = f"python -m dmmd_jax.data.tfds_text {name} --texts=FOLDER_OF_ITS_FILES{option}"
+    recipe = f"python -m dmmd_jax.data.tfds_text {name} --texts=FOLDER_OF_ITS_FILES{option}"
   folder = data_dir or "~/tensorflow_datasets"
-  return TextError(f"the data set {name} is not in {folder}; prepare it: {command}")
+  return TextError(f"the data set {name} is not in {folder}; prepare it: {recipe}")
 
 
 def main(argv: list[str] | None = None) -> None:
