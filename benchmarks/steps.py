@@ -13,6 +13,7 @@ import numpy as np
 
 from configs import digits_dmmd, digits_kernel
 from dmmd_jax import training
+from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.phases import build, distill, teacher
 
 ROUNDS = 20
@@ -26,7 +27,7 @@ def distill_step(config):
   init, step = distill.make_step(config, dataset, denoiser)
   state = nn.unbox(jax.jit(init)(jax.random.key(1), params))
   size = config.distill.batch_size * distill.updates_per_step(config.distill)
-  batch = jnp.asarray(dataset.train[:size])
+  batch = Batch(jnp.asarray(dataset.train[:size]))
   compiled = jax.jit(step).lower(state, batch, jax.random.key(2)).compile()
   return lambda: compiled(state, batch, jax.random.key(2))
 
@@ -36,7 +37,7 @@ def teacher_steps(config, count: int):
   denoiser = build.make_denoiser(config, dataset)
   optimizer = training.make_optimizer(config.teacher.optimizer, 100)
   state = teacher.initial_state(nn.unbox(jax.jit(denoiser.init)(jax.random.key(0))), optimizer)
-  batch = jnp.asarray(dataset.train[: config.distill.batch_size])
+  batch = Batch(jnp.asarray(dataset.train[: config.distill.batch_size]))
   step = teacher.make_step(config, denoiser, optimizer)
   compiled = jax.jit(step).lower(state, batch, jax.random.key(2)).compile()
 

@@ -13,7 +13,7 @@ import matplotlib
 
 from dmmd_jax import parallel
 from dmmd_jax import workdir as workdirs
-from dmmd_jax.metrics.suites import make_measure
+from dmmd_jax.metrics.suites import make_measures
 from dmmd_jax.phases import build, evaluate, reference
 
 matplotlib.use("Agg")
@@ -35,7 +35,7 @@ def main() -> None:
   config.run = {"seed": config.seed}
   mesh = parallel.make_mesh()
   dataset = evaluate.with_split(build.make_dataset(config), "validation")
-  measure = make_measure(dataset, reference.load(config, args.workdir, dataset, mesh))
+  measures = make_measures(dataset, reference.load(config, args.workdir, dataset, mesh))
   teacher_dir = pathlib.Path(config.distill.teacher_workdir or args.workdir)
   denoiser = build.make_denoiser(config, dataset)
   params = build.load_ema(teacher_dir / "teacher", denoiser.init, mesh)
@@ -47,7 +47,7 @@ def main() -> None:
     model = evaluate.Model("teacher", sample, params, (args.nfe,))
     shape = (config.evaluate.block_size, *dataset.shape)
     blocks = evaluate.draw(config, model, shape, args.nfe, mesh)
-    rows = {r["metric"]: r for r in evaluate.result_rows("teacher", args.nfe, blocks, measure)}
+    rows = {r["metric"]: r for r in evaluate.result_rows("teacher", args.nfe, blocks, measures)}
     found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}
     cells = " | ".join(f"{v:.3g} ± {e:.1g}" for v, e in found[temperature, top_p].values())
     print(f"| {temperature} | {top_p} | {cells} |", flush=True)

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   run.tensorboard = True  # needs tensorflow
   # Devices along the mesh axes data, fsdp, tensor; -1 takes those left over.
   run.mesh = (-1, 1, 1)
+  run.data_workers = 0  # processes that read and decode examples; 0 is a thread
 
   config.dataset = ConfigDict()
   # digits | coins | mixture; texts: english | textfile | text8 | lm1b | openwebtext
@@ -29,6 +30,7 @@ def get_config() -> ConfigDict:
   process.schedule_power = 2.0  # n of the polynomial schedule, alpha = 1 - t^n
 
   config.network = network = ConfigDict()
+  network.name = "transformer"  # transformer | uvit (images; see configs/cifar_dmmd.py)
   network.width = 128
   network.depth = 4
   network.heads = 4
@@ -39,6 +41,8 @@ def get_config() -> ConfigDict:
   network.conv = 0  # sequences: neighbours that a depthwise convolution mixes before attention
   # Sequences: tokens of a block, drawn together given the blocks before it; 0 is all of them.
   network.block = 0
+  network.classes = False  # condition on the labels of the data set
+  network.dropout = 0.0  # of the teacher, in training
   network.dtype = "float32"  # of the computation; parameters and losses are float32
   # What the backward pass computes again in place of storing it: none | full (all but the layers'
   # inputs) | products (all but matrix products). Less memory, and with full on CPUs less time: a
@@ -50,6 +54,8 @@ def get_config() -> ConfigDict:
   teacher.num_timesteps = 0  # T of a discrete-time chain; 0 is continuous time
   teacher.num_steps = 2400
   teacher.batch_size = 64
+  teacher.microbatches = 1  # parts of a batch taken one after the other: less memory
+  teacher.label_dropout = 0.1  # of labels, which guidance needs
   teacher.ema = 0.999
   teacher.optimizer = optimizer(learning_rate=1.5e-3, decay="cosine", b1=0.9, b2=0.99)
 
@@ -60,6 +66,7 @@ def get_config() -> ConfigDict:
   distill.teacher_workdir = ""  # take the teacher from another run; "" is this one
   distill.num_steps = 350  # generator updates
   distill.batch_size = 64  # examples per update
+  distill.microbatches = 1
   distill.ema = 0.99
   distill.student_optimizer = optimizer(learning_rate=5e-4, decay="cosine", b1=0.0, b2=0.99)
   distill.auxiliary_optimizer = optimizer(learning_rate=1e-3, decay="constant", b1=0.0, b2=0.99)
@@ -78,6 +85,8 @@ def get_config() -> ConfigDict:
   distill.auxiliary_target = "soft"  # soft: p, lower variance, masked only | hard: a sample of p
   distill.teacher_weight = 1.0  # lambda of Eq. 12
   distill.weight = "constant"  # w(s): constant | elbo
+  distill.teacher_dtype = "float32"  # frozen parameters; bfloat16 takes half
+  distill.guidance = 0.0  # w of classifier-free guidance; two evaluations of the teacher
   distill.temperature = 1.0  # the teacher is distilled as it would be sampled
   distill.top_p = 1.0
   distill.top_p_penalty = 2.0  # nats that excluded categories lose (the paper's Delta)
@@ -105,6 +114,7 @@ def get_config() -> ConfigDict:
   evaluate.split = "held_out"  # held_out | validation (texts: to choose settings by)
   evaluate.teacher_temperature = 1.0
   evaluate.teacher_top_p = 1.0
+  evaluate.teacher_guidance = 0.0  # doubles the evaluations of each step
   return config
 
 

@@ -34,6 +34,7 @@ def get_config():
   config.reference = reference = ConfigDict()
   reference.num_steps = 2500
   reference.batch_size = 64
+  reference.microbatches = 1
   reference.ema = 0.999
   reference.optimizer = digits_dmmd.optimizer(2e-3, decay="cosine", b1=0.9, b2=0.99)
   reference.workdir = ""  # take it from another run; "" is this one

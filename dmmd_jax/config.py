@@ -5,12 +5,12 @@ from ml_collections import ConfigDict
 PHASES = ("teacher", "reference", "distill", "evaluate")
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
 TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
+# Any other name, where dataset.shape says what an image is like, is one of data/images.py.
 
 _CHOICES = {
-  "dataset.name": (*DATASETS, *TEXTS),
+  "network.name": ("transformer", "uvit"),
   "process.name": ("masked", "uniform", "marginal"),
   "process.schedule": ("linear", "cosine", "polynomial"),
-  "network.positions": ("rotary", "learned"),
   "network.dtype": ("float32", "bfloat16"),
   "network.remat": ("none", "full", "products"),
   "teacher.loss": ("bound", "cross_entropy"),
@@ -23,6 +23,7 @@ _CHOICES = {
   "distill.auxiliary_target": ("soft", "hard"),
   "distill.weight": ("constant", "elbo"),
   "distill.renoise": ("posterior", "forward"),
+  "distill.teacher_dtype": ("float32", "bfloat16"),
   "distill.score.objective": ("conditional", "marginal"),
   "distill.score.target": ("data", "teacher"),
   "evaluate.split": ("held_out", "validation"),
@@ -41,11 +42,14 @@ _TEXT_POSITIVE = ("reference.optimizer.learning_rate", "reference.optimizer.clip
 
 _AT_LEAST_ONE = (
   "run.log_every", "run.checkpoint_every", "run.keep_checkpoints",
-  "network.width", "network.depth", "network.heads", "network.patch", "network.embed_dim",
-  "network.mlp_ratio", "teacher.num_steps", "teacher.batch_size", "distill.num_steps",
-  "distill.batch_size", "distill.auxiliary_updates", "distill.noise_dim", "distill.steps",
-  "distill.score.num_noises", "distill.score.target_nfe", "evaluate.num_blocks",
+  "network.width", "network.depth", "network.heads", "network.embed_dim",
+  "network.mlp_ratio", "teacher.num_steps", "teacher.batch_size", "teacher.microbatches",
+  "distill.num_steps", "distill.batch_size", "distill.microbatches", "distill.auxiliary_updates",
+  "distill.noise_dim", "distill.steps", "distill.score.num_noises", "distill.score.target_nfe",
+  "evaluate.num_blocks",
 )  # fmt: skip
+
+_AT_LEAST_ZERO = ("run.data_workers", "distill.guidance", "evaluate.teacher_guidance")
 
 _POSITIVE = (
   "process.schedule_power", "teacher.optimizer.learning_rate", "teacher.optimizer.clip_norm",
@@ -56,6 +60,7 @@ _POSITIVE = (
 )  # fmt: skip
 
 _UNIT = ("distill.top_p", "evaluate.teacher_top_p")
+_BELOW_ONE = ("network.dropout", "teacher.label_dropout")
 
 
 class ConfigError(Exception):
@@ -73,21 +78,33 @@ def apply_preset(config: ConfigDict, given: dict) -> None:
     f"preset is {config.preset!r}; this config has {', '.join(presets) or 'none'}",
   )
   if config.preset:
-    for section, fields in presets[config.preset].items():
-      for name, value in fields.items():
-        if f"{section}.{name}" not in given:
-          config[section][name] = value
+    _set_fields(config, presets[config.preset], given, "")
+
+
+def _set_fields(config: ConfigDict, fields: ConfigDict, given: dict, prefix: str) -> None:
+  for name, value in fields.items():
+    if isinstance(value, ConfigDict):
+      _set_fields(config[name], value, given, f"{prefix}{name}.")
+    elif f"{prefix}{name}" not in given:
+      config[name] = value
 
 
 def example_shape(config: ConfigDict) -> tuple[int, ...]:
   """Shape of one example of the data set."""
-  name = config.dataset.name
-  return (config.dataset.length,) if name in TEXTS else DATASETS[name]
+  dataset = config.dataset
+  if dataset.name in TEXTS:
+    return (dataset.length,)
+  return DATASETS.get(dataset.name) or dataset.shape
 
 
 def check(config: ConfigDict) -> None:
   """Raises `ConfigError` for values out of range and for combinations that make no sense."""
   is_text = config.dataset.name in TEXTS
+  _require(
+    is_text or config.dataset.name in DATASETS or "shape" in config.dataset,
+    f"dataset.name is {config.dataset.name!r}; expected one of {', '.join((*DATASETS, *TEXTS))};"
+    " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py",
+  )
   _require(
     not is_text or "reference" in config,
     f"dataset.name is {config.dataset.name!r}, a text; start from configs/text_dmmd.py",
@@ -103,9 +120,14 @@ def check(config: ConfigDict) -> None:
     _require(_get(config, field) >= 1, f"{field} is {_get(config, field)}; expected at least 1")
   for field in (*_POSITIVE, *(_TEXT_POSITIVE if is_text else ())):
     _require(_get(config, field) > 0, f"{field} is {_get(config, field)}; expected more than 0")
+  for field in _AT_LEAST_ZERO:
+    _require(_get(config, field) >= 0, f"{field} is {_get(config, field)}; expected 0 or more")
   for field in _UNIT:
     value = _get(config, field)
     _require(0 < value <= 1, f"{field} is {value}; expected a probability in (0, 1]")
+  for field in _BELOW_ONE:
+    value = _get(config, field)
+    _require(0 <= value < 1, f"{field} is {value}; expected a probability in [0, 1)")
   for field in ("evaluate.teacher_nfe", "evaluate.student_nfe"):
     value = _get(config, field)
     _require(
@@ -127,28 +149,13 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_combinations(config: ConfigDict) -> None:
-  network, distill = config.network, config.distill
+  distill = config.distill
   masked = config.process.name == "masked"
-  _require(
-    network.width % (2 * network.heads) == 0,
-    f"network.width is {network.width}; expected a multiple of twice network.heads"
-    f" ({network.heads})",
-  )
   shape = example_shape(config)
   axes = len(shape)
   sides = shape[:2]
-  _require(
-    all(side % network.patch == 0 for side in sides),
-    f"network.patch is {network.patch}; expected a divisor of the sides"
-    f" {' x '.join(map(str, sides))} of {config.dataset.name}",
-  )
-  _require(
-    network.positions != "rotary"
-    or (network.width // network.heads) % (4 if axes == 3 else 2) == 0,
-    f"network.width / network.heads is {network.width // network.heads}; rotary positions of images"
-    " need a multiple of 4",
-  )
-  _check_blocks(config, shape)
+  _check_network(config, shape)
+  _check_evaluation(config)
   if distill.method != "kernel_score":
     _check_dmmd(config, masked)
   _require(
@@ -162,12 +169,61 @@ def _check_combinations(config: ConfigDict) -> None:
     " use 'network'",
   )
   if distill.method != "dmmd":
-    blocks = (network.block,) if network.block else sides
+    block = config.network.get("block", 0)
+    blocks = (block,) if block else sides
     _check_score(distill.score, blocks, config.dataset.name)
 
 
-def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
-  network, size = config.network, config.evaluate.block_size
+def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
+  network = config.network
+  images = len(shape) == 3
+  _require(
+    network.width % ((4 if images else 2) * network.heads) == 0,
+    f"network.width is {network.width}; expected a multiple of {4 if images else 2} times"
+    f" network.heads ({network.heads})",
+  )
+  labelled = config.dataset.name not in (*TEXTS, "coins", "mixture")
+  _require(
+    not network.classes or labelled,
+    f"network.classes is True; {config.dataset.name} has no labels",
+  )
+  guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
+  _require(
+    network.classes or not guided,
+    "guidance is above 0 with network.classes=False; only a network that knows classes is guided",
+  )
+  if network.name == "uvit":
+    _check_uvit(network, shape)
+  else:
+    _check_transformer(config, shape)
+
+
+def _check_uvit(network: ConfigDict, shape: tuple[int, ...]) -> None:
+  _require(len(shape) == 3, f"network.name is 'uvit'; examples are {shape}, no images")
+  _require(
+    len(network.channels) > 0 and min(network.channels) >= 1 and network.res_blocks >= 1,
+    f"network.channels is {network.channels} and network.res_blocks {network.res_blocks}; expected"
+    " at least one resolution, and numbers of at least 1",
+  )
+  divisor = 2 ** len(network.channels)
+  _require(
+    all(side % divisor == 0 for side in shape[:2]),
+    f"network.channels halves the image {len(network.channels)} times; expected sides"
+    f" {shape[0]} x {shape[1]} to be multiples of {divisor}",
+  )
+
+
+def _check_transformer(config: ConfigDict, shape: tuple[int, ...]) -> None:
+  network, sides = config.network, shape[:2]
+  _require(
+    network.positions in ("rotary", "learned"),
+    f"network.positions is {network.positions!r}; expected one of rotary, learned",
+  )
+  _require(
+    network.patch >= 1 and all(side % network.patch == 0 for side in sides),
+    f"network.patch is {network.patch}; expected a divisor of the sides"
+    f" {' x '.join(map(str, sides))} of {config.dataset.name}",
+  )
   _require(
     network.block == 0
     or (
@@ -180,16 +236,20 @@ def _check_blocks(config: ConfigDict, shape: tuple[int, ...]) -> None:
     f" ({shape[0]}) and a multiple of network.patch",
   )
   _require(
-    config.evaluate.split == "held_out" or config.dataset.name in TEXTS,
-    f"evaluate.split is 'validation'; {config.dataset.name} has no such split, only texts do",
-  )
-  _require(
     network.conv == 0 or (network.conv > 0 and network.conv % 2 == 1 and len(shape) == 1),
     f"network.conv is {network.conv}; expected 0, or for sequences an odd number of tokens",
   )
   _require(
     not network.block or config.distill.teacher != "exact",
     "distill.teacher is 'exact' with network.block; the exact teacher does not go block by block",
+  )
+
+
+def _check_evaluation(config: ConfigDict) -> None:
+  size = config.evaluate.block_size
+  _require(
+    config.evaluate.split == "held_out" or config.dataset.name in TEXTS,
+    f"evaluate.split is 'validation'; {config.dataset.name} has no such split, only texts do",
   )
   _require(
     size == 0 or size >= 2,
@@ -264,14 +324,20 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
     f"run.mesh is {sizes} on {num_devices} devices; expected sizes of the axes data, fsdp, tensor"
     " whose product is the number of devices, -1 standing for the rest of one axis",
   )
-  data, fsdp = ((size if size > 0 else num_devices // fixed) for size in sizes[:2])
+  data, fsdp, tensor = ((size if size > 0 else num_devices // fixed) for size in sizes)
+  _require(
+    config.network.heads % tensor == 0,
+    f"run.mesh splits heads {tensor} ways; expected a divisor of network.heads"
+    f" ({config.network.heads})",
+  )
   for phase in ("teacher", "reference", "distill"):
     if phase not in config.phases:
       continue
-    field, value = f"{phase}.batch_size", config[phase].batch_size
+    size, parts = config[phase].batch_size, config[phase].microbatches
     _require(
-      value % (data * fsdp) == 0,
-      f"{field} is {value}; expected a multiple of the {data * fsdp} devices that share a batch",
+      size % (data * fsdp * parts) == 0,
+      f"{phase}.batch_size is {size}; expected a multiple of the {data * fsdp} devices that share"
+      f" a batch, times {phase}.microbatches ({parts})",
     )
 
 

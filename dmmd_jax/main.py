@@ -4,6 +4,7 @@ Heavy packages are imported only after the config has been checked.
 """
 
 import importlib
+import os
 import pathlib
 import sys
 
@@ -39,34 +40,55 @@ def main(argv: list[str]) -> None:
     keep_compiled_programs()
     import jax
 
+    from dmmd_jax import hosts
+
+    hosts.join()
     config_checks.check_devices(config, jax.device_count())
   except (config_checks.ConfigError, OSError) as error:  # OSError: no such config file
     _exit(str(error))
 
-  from dmmd_jax import parallel, training
+  from dmmd_jax import training
   from dmmd_jax.data.alphabets import TextError
-  from dmmd_jax.networks.gpt2 import WeightsError
-  from dmmd_jax.phases import build
+  from dmmd_jax.data.images import ImageError
+  from dmmd_jax.networks.weights import WeightsError
 
   try:
-    dataset = build.make_dataset(config)
-  except TextError as error:
+    _run_phases(config, name, workdir)
+  except (TextError, ImageError, WeightsError) as error:
     _exit(str(error))
+  except training.NonFiniteError as error:
+    _exit(str(error), 1)
+  except training.StoppedError as error:
+    _exit(str(error), 143)
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    _say(
+      f"process {jax.process_index()} stops, as another one seems to be lost"
+      f" ({str(error).splitlines()[0][:200]}); start all of them again: the run goes on from its"
+      " last checkpoint"
+    )
+    os._exit(1)  # leaving in good order would wait for the lost one
+
+
+def _run_phases(config, name: str, workdir: pathlib.Path) -> None:
+  import jax
+
+  from dmmd_jax import parallel
+  from dmmd_jax.phases import build
+
+  dataset = build.make_dataset(config)
   mesh = parallel.make_mesh(tuple(config.run.mesh))
-  print(f"{name}: {jax.device_count()} {jax.default_backend()} device(s), workdir {workdir}")
+  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+  backend = jax.default_backend()
+  print(f"{name}: {jax.device_count()} {backend} device(s){processes}, workdir {workdir}")
   for phase in config.phases:
     if workdirs.is_complete(config, workdir, phase):
       print(f"{phase}: complete in {workdir / phase}")
       continue
-    workdirs.record(config, workdir, phase)
-    try:
-      importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, dataset, workdir, mesh)
-    except WeightsError as error:
-      _exit(str(error))
-    except training.NonFiniteError as error:
-      _exit(str(error), 1)
-    except training.StoppedError as error:
-      _exit(str(error), 143)
+    if jax.process_index() == 0:
+      workdirs.record(config, workdir, phase)
+    importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, dataset, workdir, mesh)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -81,8 +103,12 @@ def parse(argv: list[str]) -> list[str]:
     _exit(str(error))
 
 
+def _say(message: str) -> None:
+  print("dmmd_jax:", " ".join(message.split()), file=sys.stderr, flush=True)
+
+
 def _exit(message: str, code: int = 2) -> None:
-  print("dmmd_jax:", " ".join(message.split()), file=sys.stderr)
+  _say(message)
   sys.exit(code)
 
 

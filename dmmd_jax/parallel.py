@@ -1,14 +1,23 @@
 """The device mesh, and which axis of which array is split over it."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 
-# Logical axis of a parameter -> mesh axis. Axes of size 1 in the mesh split nothing.
+# The axes that carry different examples.
+_BATCH = ("data", "fsdp")
+
+# Logical axis of a parameter or an activation -> mesh axis. Axes of size 1 split nothing.
 RULES = (
+  ("batch", _BATCH),
   ("embed", "fsdp"),
   ("vocab", "tensor"),
   ("heads", "tensor"),
@@ -21,8 +30,15 @@ RULES = (
 
 def make_mesh(axis_sizes: tuple[int, int, int] = (-1, 1, 1)) -> Mesh:
   """A mesh of all devices with axes `data`, `fsdp`, `tensor`; -1 takes the devices left over."""
-  devices = np.array(jax.devices()).reshape(axis_sizes)
-  return Mesh(devices, AXES)
+  sizes = np.empty(jax.device_count()).reshape(axis_sizes).shape
+  return Mesh(mesh_utils.create_device_mesh(sizes), AXES)
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh) -> Iterator[None]:
+  """Within it, what networks say of the axes of their activations holds for `mesh`."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    yield
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -31,7 +47,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The first axis of a batch, over all axes that carry different examples."""
-  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  return NamedSharding(mesh, PartitionSpec(_BATCH))
 
 
 def state_shardings(mesh: Mesh, abstract_state):
@@ -51,6 +67,22 @@ def _where_it_divides(sharding: NamedSharding, array) -> NamedSharding:
   return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
-def place_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
-  """Puts a host batch `[B, ...]`, the same on every process, on the devices of the mesh."""
-  return jax.make_array_from_callback(batch.shape, batch_sharding(mesh), batch.__getitem__)
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a batch the devices of this process hold, in order: all that it has to read."""
+  shards = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return np.unique(np.concatenate([np.arange(batch_size)[index] for index in shards]))
+
+
+def place_batch(mesh: Mesh, batch: Any, rows: np.ndarray, batch_size: int) -> Any:
+  """One global batch of the `rows` that each process has read, arrays `[len(rows), ...]`."""
+
+  def place(local):
+    def shard(index):
+      start, stop, _ = index[0].indices(batch_size)
+      first = np.searchsorted(rows, start)
+      return local[first : first + stop - start]
+
+    shape = (batch_size, *local.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), shard)
+
+  return jax.tree.map(place, batch)

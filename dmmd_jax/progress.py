@@ -2,11 +2,12 @@
 
 import sys
 
+import jax
 from tqdm import tqdm
 
 
 def progress_bar(total: int, initial: int, name: str, unit: str) -> tqdm:
-  """A bar with rate and time left, on standard error."""
+  """A bar with rate and time left, on standard error; of several processes, of the first."""
   on_terminal = sys.stderr.isatty()
   return tqdm(
     total=total,
@@ -17,4 +18,5 @@ def progress_bar(total: int, initial: int, name: str, unit: str) -> tqdm:
     mininterval=0.1 if on_terminal else 20.0,
     maxinterval=1.0 if on_terminal else 60.0,
     file=sys.stderr,
+    disable=jax.process_index() > 0,
   )

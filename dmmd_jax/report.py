@@ -10,6 +10,7 @@ import numpy as np
 _TEXTS = 8
 
 _TITLES = {
+  "fid": "FID of all samples to the training split (Inception features; lower is better)",
   "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
   "kernel_mmd": "Kernel MMD² to held-out data (unbiased, so may be below 0)",
   "class_tv": "Class coverage: total variation of the class histogram from held-out data",

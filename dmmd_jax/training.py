@@ -5,16 +5,19 @@ import functools
 import math
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from dmmd_jax import checkpoints, parallel
+from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.progress import progress_bar
 
 
@@ -32,14 +35,14 @@ class Job:
 
   `init(key, given)` makes the state, a pytree whose parameters may carry logical axis names, from
   arrays that exist already, such as a teacher's; `step(state, batch, key)` gives the next state and
-  scalar metrics; `batches(start)` yields host batches from step `start` on.
+  scalar metrics.
   """
 
   name: str
   num_steps: int
   init: Callable[[jax.Array, Any], Any]
-  step: Callable[[Any, jax.Array, jax.Array], tuple[Any, dict[str, jax.Array]]]
-  batches: Callable[[int], Iterator[np.ndarray]]
+  step: Callable[[Any, Any, jax.Array], tuple[Any, dict[str, jax.Array]]]
+  batches: Batches
   given: Any = ()
 
 
@@ -84,6 +87,32 @@ def average(ema, params, decay: float):
   return optax.incremental_update(params, ema, 1.0 - decay)
 
 
+def split_batch(batch, parts: int):
+  """Arrays `[parts * B, ...]` as `[parts, B, ...]`, by turns, so that no device gives rows away."""
+  return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+def gradients(loss: Callable, params, batch, key: jax.Array, parts: int = 1):
+  """Gradient and metrics of `loss(params, batch, key) -> (scalar, metrics)`.
+
+  The means over `parts` of the batch, taken one after the other: less memory for the same update.
+  """
+  gradient = jax.grad(loss, has_aux=True)
+  if parts == 1:
+    return gradient(params, batch, key)
+  inputs = split_batch(batch, parts), jax.random.split(key, parts)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], inputs)),
+  )
+
+  def add(total, one):
+    return jax.tree.map(jnp.add, total, gradient(params, *one)), None
+
+  total, _ = jax.lax.scan(add, zeros, inputs)
+  return jax.tree.map(lambda x: x / parts, total)
+
+
 def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
   """Runs `job` to its last step, from the last checkpoint below `directory` if there is one.
 
@@ -108,16 +137,18 @@ def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
     else:
       state = init(init_key, job.given)
     log = _Log(job, directory, start, config)
-    with _StopFlag() as stop, log:
-      batches = job.batches(start) if start < job.num_steps else iter(())
+    size = job.batches.size
+    rows = parallel.local_rows(mesh, size)
+    with _StopFlag() as stop, log, parallel.use(mesh):
+      batches = job.batches.read(start, rows) if start < job.num_steps else iter(())
       for step, batch in zip(range(start, job.num_steps), batches, strict=False):
-        state, metrics = step_fn(state, parallel.place_batch(mesh, batch), step)
+        state, metrics = step_fn(state, parallel.place_batch(mesh, batch, rows, size), step)
         log.add(step + 1, metrics)
-        last = step + 1 == job.num_steps
-        if last or stop.requested or (step + 1) % config.checkpoint_every == 0:
+        last, stopped = step + 1 == job.num_steps, stop.requested(step)
+        if last or stopped or (step + 1) % config.checkpoint_every == 0:
           log.flush()  # raises before a state that is not finite could be saved
           checkpoints.save(manager, step + 1, state)
-        if stop.requested and not last:
+        if stopped and not last:
           manager.wait_until_finished()
           raise StoppedError(f"stopped {job.name} at step {step + 1}, saved; run again to continue")
     manager.wait_until_finished()
@@ -125,20 +156,28 @@ def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
 
 
 class _StopFlag:
-  """Notes SIGTERM and SIGINT instead of dying of them, so that the loop can save first."""
+  """Notes SIGTERM and SIGINT instead of dying of them, so that the loop can save first.
 
-  requested = False
+  Several processes have to stop at the same step. Jax notes a SIGTERM to any of them (not SIGINT)
+  and agrees with the others on a step that none has passed.
+  """
 
   def __enter__(self):
-    self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+    self._noted = False
+    self._alone = jax.process_count() == 1
+    signals = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
+    self._previous = {s: signal.signal(s, self._note) for s in signals}
     return self
+
+  def requested(self, step: int) -> bool:
+    return self._noted if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
   def __exit__(self, *_):
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
   def _note(self, *_):
-    self.requested = True
+    self._noted = True
 
 
 class _Log:

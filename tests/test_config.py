@@ -123,7 +123,7 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"distill__temperature": 0.0}, "more than 0"),
     ({"distill__teacher": "exact"}, "joint distribution of digits is not known"),
     ({"network__patch": 3}, "expected a divisor of the sides 8 x 8"),
-    ({"network__heads": 3}, "multiple of twice network.heads"),
+    ({"network__heads": 3}, "multiple of 4 times network.heads"),
     ({"teacher__num_steps": 0}, "teacher.num_steps is 0; expected at least 1"),
     ({"phases": ("train",)}, "phases has ['train']"),
     ({"phases": ()}, "phases is empty"),

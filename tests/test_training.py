@@ -1,5 +1,6 @@
 """The loop: resuming bit for bit, stopping, refusing what is not finite, any number of devices."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -43,11 +44,17 @@ def job(num_steps=10, poison_at=None):
     model = state["model"].update(grads, optimizer)
     return {"model": model, "seen": state["seen"] + 1}, {"loss": value}
 
-  def batches(start):
-    for i in range(start, 1000):
-      yield np.full((8, 8), i, np.float32) / 100
+  return training.Job("test", num_steps, init, step, Rows())
 
-  return training.Job("test", num_steps, init, step, batches)
+
+class Rows:
+  """Batches whose number is their content."""
+
+  size = 8
+
+  def read(self, start, rows):
+    for i in range(start, 1000):
+      yield np.full((len(rows), 8), i, np.float32) / 100
 
 
 def equal(a, b):
@@ -81,19 +88,17 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
 
 def test_a_signal_saves_and_the_next_run_goes_on(tmp_path):
   mesh = parallel.make_mesh()
-  stopping = job()
-  inner = stopping.batches
 
-  def batches(start):
-    for i, batch in enumerate(inner(start)):
-      if i == 2:
-        os.kill(os.getpid(), signal.SIGTERM)
-      yield batch
+  class Stopping(Rows):
+    def read(self, start, rows):
+      for i, batch in enumerate(super().read(start, rows)):
+        if i == 2:
+          os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
 
+  stopping = dataclasses.replace(job(), batches=Stopping())
   with pytest.raises(training.StoppedError, match="at step 3, saved"):
-    training.train(
-      training.Job("test", 10, stopping.init, stopping.step, batches), tmp_path / "a", RUN, mesh
-    )
+    training.train(stopping, tmp_path / "a", RUN, mesh)
   assert saved_steps(tmp_path / "a") == [3]
   resumed = training.train(job(), tmp_path / "a", RUN, mesh)
   assert equal(resumed, training.train(job(), tmp_path / "b", RUN, mesh))

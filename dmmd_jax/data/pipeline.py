@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 class Dataset:
   """Tokens of the splits, integers `[N, *shape]`, with values in `[0, num_categories)`.
 
-  `train` may be anything with a length and an index. Where there is a third split, `validation`, it
-  is to choose settings by. `labels` are class labels int `[N]`, or None. `joint` is the exact
-  distribution of synthetic data (`toy.Mixture`), or None. `tokenizer` decodes text.
+  `train` and its labels may be anything with a length, a shape and an index. Where there is a third
+  split, `validation`, it is to choose settings by. `labels` are class labels int `[N]`, or None.
+  `joint` is the exact distribution of synthetic data (`toy.Mixture`), or None. `tokenizer` decodes
+  text. `flip` says that an image and its mirror image are equally likely.
   """
 
   train: np.ndarray
@@ -24,20 +26,71 @@ class Dataset:
   joint: object | None = None
   validation: np.ndarray | None = None
   tokenizer: object | None = None
+  flip: bool = False
 
   @property
   def shape(self) -> tuple[int, ...]:
     """Shape of one example: `(D,)`, or `(H, W, C)` for images."""
     return self.train.shape[1:]
 
+  @property
+  def num_classes(self) -> int:
+    """How many labels there are; 0 without."""
+    if self.train_labels is None:
+      return 0
+    return int(max(np.max(self.train_labels[:10_000]), np.max(self.held_out_labels))) + 1
 
-def batches(source: np.ndarray, batch_size: int, seed: int, start: int) -> Iterator[np.ndarray]:
-  """Endless shuffled batches `[batch_size, *shape]` from batch number `start` on.
+
+class Batch(NamedTuple):
+  """Tokens int32 `[B, *shape]` and their labels int32 `[B]`, None where the data set has none."""
+
+  tokens: np.ndarray
+  labels: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+  """Endless shuffled batches of `size` examples of the training split.
 
   Batch `i` depends on `seed` and `i` alone, so that a resumed run sees the data that it would have
-  seen. Every epoch has an order of its own.
+  seen, on any number of processes. Every epoch has an order of its own. `workers` processes read
+  and decode; with 0 a thread does.
   """
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-  dataset = dataset.map(lambda x: x.astype(np.int32)).batch(batch_size)
-  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-  return iter(dataset[start:].to_iter_dataset(options))
+
+  dataset: Dataset
+  size: int
+  seed: int
+  workers: int = 0
+
+  def read(self, start: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+    """Batches from number `start` on; of each only `rows`, those that this process is to place."""
+    rows = np.arange(self.size) if rows is None else rows
+    examples = grain.MapDataset.source(_Examples(self, rows)).batch(len(rows))
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+    batches = examples[start:].to_iter_dataset(options)
+    if self.workers:
+      batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+    return iter(batches)
+
+
+class _Examples:
+  """The rows of one process, batch after batch, as a random-access source."""
+
+  def __init__(self, batches: Batches, rows: np.ndarray):
+    data = batches.dataset
+    self._tokens, self._labels, self._flip = data.train, data.train_labels, data.flip
+    self._size, self._seed, self._rows = batches.size, batches.seed, rows
+    indices = grain.MapDataset.range(len(data.train))
+    self._order = indices.seed(batches.seed).shuffle().repeat()
+
+  def __len__(self) -> int:
+    return len(self._order) // self._size * len(self._rows)
+
+  def __getitem__(self, i: int) -> Batch:
+    batch, row = divmod(i, len(self._rows))
+    place = batch * self._size + int(self._rows[row])
+    index = self._order[place]
+    tokens = np.asarray(self._tokens[index]).astype(np.int32)
+    if self._flip and np.random.default_rng((self._seed, place)).random() < 0.5:
+      tokens = tokens[:, ::-1]
+    return Batch(tokens, None if self._labels is None else np.int32(self._labels[index]))

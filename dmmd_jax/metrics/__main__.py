@@ -93,7 +93,7 @@ def load_reference(path: str):
   command.keep_compiled_programs()
   from dmmd_jax import parallel
   from dmmd_jax.data.alphabets import TextError
-  from dmmd_jax.networks.gpt2 import WeightsError
+  from dmmd_jax.networks.weights import WeightsError
   from dmmd_jax.phases import build, reference
 
   folder = pathlib.Path(path)

@@ -1,6 +1,7 @@
 """What is measured on samples of a kind of data set."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,26 +21,40 @@ from dmmd_jax.mmd.kernels import Hamming, NGram
 # Held-out examples that samples are compared with by a kernel, of all pairs.
 COMPARED = 10_000
 
+# Training examples of the classifier in whose features images are compared.
+CLASSIFIED = 20_000
+
 # Of tokens [n, *shape], the block of that number.
 Measure = Callable[[np.ndarray, int], dict[str, float]]
 
 
-def make_measure(dataset: Dataset, language_model=None) -> Measure:
-  """Measures on blocks of tokens `[n, *shape]` that suit `dataset`.
+class Measures(NamedTuple):
+  """What is measured on every block of samples, and what on the samples of all blocks together."""
+
+  of_block: Measure
+  of_all: Callable[[np.ndarray], dict[str, float]] = lambda tokens: {}
+
+
+def make_measures(
+  dataset: Dataset, language_model=None, fid: Callable[[np.ndarray], float] | None = None
+) -> Measures:
+  """Measures on tokens `[n, *shape]` that suit `dataset`.
 
   Always `kernel_mmd`, the unbiased MMD^2 to the held-out split: a Hamming kernel, for text one of
   pairs of neighbours. With an exact joint: `nll` (nats per token), `impossible` (share of samples
   of probability 0), `component_tv`. With labels: `frechet` and `class_tv` against the held-out
   split. With a `language_model` (`nll`, `loss`, `params`): `gradient_moment` and `perplexity` under
-  it, and how varied the text is.
+  it, and how varied the text is. With `fid`, the distance by that name of all samples.
   """
   special = special_measure(dataset, language_model)
   kernel = NGram if dataset.tokenizer else Hamming
   kernel = kernel(num_categories=dataset.num_categories)
   held_out = dataset.held_out[:COMPARED]
-  return lambda tokens, block: (
-    special(tokens, block) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
-  )
+
+  def of_block(tokens, block):
+    return special(tokens, block) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
+
+  return Measures(of_block, (lambda tokens: {"fid": fid(tokens)}) if fid else lambda tokens: {})
 
 
 def special_measure(dataset: Dataset, language_model) -> Measure:
@@ -50,7 +65,9 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
     return lambda tokens, _: joint_metrics(dataset.joint, tokens)
   if dataset.train_labels is None:
     return lambda *_: {}
-  classifier = train_classifier(dataset.train, dataset.train_labels, dataset.num_categories)
+  classifier = train_classifier(
+    dataset.train[:CLASSIFIED], dataset.train_labels[:CLASSIFIED], dataset.num_categories
+  )
   real_features, real_logits = classifier.predict(dataset.held_out)
   real_classes = histogram(np.argmax(real_logits, -1), classifier.num_classes)
 
@@ -58,7 +75,7 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
     features, logits = classifier.predict(tokens)
     classes = histogram(np.argmax(logits, -1), classifier.num_classes)
     return {
-      "frechet": frechet_distance(features, real_features),
+      "frechet": frechet_distance(features, real_features[: len(tokens)]),
       "class_tv": total_variation(classes, real_classes),
     }
 

@@ -9,9 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-
-class WeightsError(Exception):
-  """A folder without usable weights; the message says what was found and what was expected."""
+from dmmd_jax.networks.weights import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)

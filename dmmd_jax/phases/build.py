@@ -1,6 +1,7 @@
 """Makes the parts of an experiment from its config."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +12,47 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import checkpoints, parallel
-from dmmd_jax.data import alphabets, digits, text, tfds_text, toy
-from dmmd_jax.data.pipeline import Dataset
+from dmmd_jax.data import alphabets, digits, images, text, tfds_text, toy
+from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.diffusion import processes, samplers, schedules
-from dmmd_jax.networks import noise, transformer
+from dmmd_jax.networks import noise, transformer, uvit
+from dmmd_jax.networks.layers import Cache
 
 # Examples whose tokens are counted for the marginal process.
 _COUNTED = 1_000_000
 
 
 def make_dataset(config) -> Dataset:
-  """Raises `TextError` for text, or a tokenizer, that cannot be had."""
+  """Raises `TextError` or `ImageError` for data, or a tokenizer, that cannot be had."""
   c = config.dataset
   if c.name == "digits":
     return digits.load()
   if c.name in ("coins", "mixture"):
     return toy.load(c.name)
+  return make_images(config) if "shape" in c else make_texts(config)
+
+
+def make_images(config) -> Dataset:
+  """Raises `ImageError` for images that cannot be had, or are not what the config says."""
+  c = config.dataset
+  if c.name == "stripes":
+    dataset = images.stripes(c.shape)
+  elif c.name in ("npz", "folder"):
+    dataset = {"npz": images.load_npz, "folder": images.load_folder}[c.name](c.path)
+  else:
+    dataset = images.load_tfds(c.name, c.path)
+  if dataset.shape != c.shape:
+    raise images.ImageError(
+      f"the images of {c.name} are {dataset.shape}; dataset.shape is {c.shape}: set it so"
+    )
+  if config.network.classes and not dataset.num_classes:
+    raise images.ImageError(f"network.classes is True; {c.name} has no labels")
+  return dataclasses.replace(dataset, flip=c.flip)
+
+
+def make_texts(config) -> Dataset:
+  """Raises `TextError` for text, or a tokenizer, that cannot be had."""
+  c = config.dataset
   tokenizer = make_tokenizer(config)
   if c.name == "english":
     dataset = text.load_english(tokenizer, c.length)
@@ -63,8 +89,9 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     "polynomial": schedules.Polynomial(config.process.schedule_power),
   }[config.process.schedule]
   if config.process.name == "marginal":
-    rows = dataset.train[:: dataset.shape[0]] if dataset.tokenizer else dataset.train
-    counts = np.bincount(rows[:_COUNTED].reshape(-1), minlength=dataset.num_categories) + 1.0
+    every = dataset.shape[0] if dataset.tokenizer else 1  # texts begin at every token
+    rows = dataset.train[: _COUNTED * every : every]
+    counts = np.bincount(rows.reshape(-1), minlength=dataset.num_categories) + 1.0
     return processes.Marginal(
       dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
     )
@@ -77,7 +104,9 @@ class Denoiser:
   """A network with the meaning of what it predicts, `mean` or `leave_one_out`.
 
   One of several blocks predicts a block from the clean blocks before it: `given` them all
-  (`context`) in training, from a cache in sampling.
+  (`context`) in training, from a cache in sampling. One that knows classes is `given` labels, of
+  which `num_classes` itself stands for none; with `guidance` w it predicts in proportion to
+  `p(x | label)^(1 + w) / p(x)^w` (classifier-free guidance, arXiv 2207.12598), in two evaluations.
   """
 
   module: nn.Module
@@ -88,32 +117,58 @@ class Denoiser:
   noise_dim: int = 0
   noise_scale: float = 1.0
   context: jax.Array | None = None
+  labels: jax.Array | None = None
+  guidance: float = 0.0
+  training: bool = False
+
+  @property
+  def num_classes(self) -> int:
+    return self.module.config.num_classes
 
   @property
   def num_blocks(self) -> int:
-    return self.shape[0] // (self.module.config.block or self.shape[0])
+    block = getattr(self.module.config, "block", 0)
+    return self.shape[0] // (block or self.shape[0])
 
-  def given(self, x: jax.Array) -> "Denoiser":
-    """Itself, for corruptions of the clean tokens `x` `[n, ...]`, `B/n` in a row of each."""
-    return dataclasses.replace(self, context=x) if self.num_blocks > 1 else self
+  def given(self, batch: Batch) -> "Denoiser":
+    """Itself, for corruptions of the `n` examples of a batch, `B/n` in a row of each."""
+    return dataclasses.replace(
+      self,
+      context=batch.tokens if self.num_blocks > 1 else None,
+      labels=batch.labels if self.num_classes else None,
+    )
+
+  def guided(self, guidance: float) -> "Denoiser":
+    return dataclasses.replace(self, guidance=guidance)
+
+  def in_training(self) -> "Denoiser":
+    """Itself with dropout."""
+    return dataclasses.replace(self, training=True)
 
   def init(self, key: jax.Array) -> Any:
     """Parameters that carry logical axis names."""
     z = jnp.zeros((1, *self.shape), jnp.int32)
-    return self.module.init(key, z, jnp.zeros(1), self._noise(key, z))["params"]
+    labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
+    return self.module.init(key, z, jnp.zeros(1), self._noise(key, z), labels=labels)["params"]
 
   def log_probs(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
   ) -> jax.Array:
     """Log-probabilities float32 `[B, ..., K]`, in the network's own meaning.
 
-    A student draws its noise from `key`; the other networks need none.
+    A student draws its noise from `key`; the other networks need none but for dropout.
     """
-    context = self.context
-    if context is not None:
-      context = jnp.repeat(context, len(z) // len(context), axis=0)
-    logits = self.module.apply({"params": params}, z, t, self._noise(key, z), context)
-    return jax.nn.log_softmax(logits)
+    given = {"context": self.context, "labels": self.labels}
+    given = {n: jnp.repeat(x, len(z) // len(x), axis=0) for n, x in given.items() if x is not None}
+    if self.training:
+      given |= {"training": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}}
+    predict = functools.partial(self.module.apply, {"params": params}, z, t, self._noise(key, z))
+    log_probs = jax.nn.log_softmax(predict(**given))
+    if self.guidance and self.num_classes:
+      given["labels"] = jnp.full(len(z), self.num_classes)
+      without = jax.nn.log_softmax(predict(**given))
+      log_probs = jax.nn.log_softmax(log_probs + self.guidance * (log_probs - without))
+    return log_probs
 
   def log_mean(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
@@ -122,22 +177,20 @@ class Denoiser:
     return self._to_mean(self.log_probs(params, z, t, key), z, t)
 
   def block_log_mean(
-    self, params: Any, cache: transformer.Cache, start: jax.Array, z: jax.Array, t: jax.Array, key
+    self, params: Any, cache: Cache, start: jax.Array, z: jax.Array, t: jax.Array, key
   ) -> jax.Array:
     """`log E[x | z_t, clean blocks before]` of the block `z` that begins at token `start`."""
     noise = self._noise(key, z)
     logits, _ = self.module.apply({"params": params}, z, t, noise, cache=cache, start=start)
     return self._to_mean(jax.nn.log_softmax(logits), z, t)
 
-  def remember(
-    self, params: Any, cache: transformer.Cache, start: jax.Array, x: jax.Array
-  ) -> transformer.Cache:
+  def remember(self, params: Any, cache: Cache, start: jax.Array, x: jax.Array) -> Cache:
     """The cache with a clean block `x` `[B, block]` written."""
     clean = jnp.zeros(len(x))
     return self.module.apply({"params": params}, x, clean, cache=cache, start=start)[1]
 
-  def empty_cache(self, batch_size: int) -> transformer.Cache:
-    return transformer.Cache.empty(self.module.config, batch_size)
+  def empty_cache(self, batch_size: int) -> Cache:
+    return self.module.config.empty_cache(batch_size)
 
   def _to_mean(self, log_probs: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
     return log_probs if self.prediction == "mean" else self.process.to_mean(log_probs, z, t)
@@ -147,14 +200,19 @@ class Denoiser:
     return None if drawn is None else self.noise_scale * drawn
 
 
-def make_transformer(config, dataset: Dataset, num_states: int, **sizes) -> transformer.Transformer:
+def make_network(config, dataset: Dataset, num_states: int, **sizes) -> nn.Module:
   """The network of a config, but for some `sizes`, with the shapes of a data set."""
   sizes = config.network.to_dict() | sizes
-  return transformer.Transformer(
-    transformer.TransformerConfig(
+  network, network_config = {
+    "transformer": (transformer.Transformer, transformer.TransformerConfig),
+    "uvit": (uvit.UViT, uvit.UViTConfig),
+  }[sizes.pop("name")]
+  return network(
+    network_config(
       shape=dataset.shape,
       num_states=num_states,
       num_categories=dataset.num_categories,
+      num_classes=dataset.num_classes if sizes.pop("classes") else 0,
       **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
     )
   )
@@ -167,7 +225,7 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   if student:
     kind, dim, scale = (config.distill[n] for n in ("noise", "noise_dim", "noise_scale"))
   channels = noise.noise_channels(kind, dataset.shape, dim)
-  module = make_transformer(config, dataset, process.num_states, noise_channels=channels)
+  module = make_network(config, dataset, process.num_states, noise_channels=channels)
   # The bound puts the prediction inside the posterior, which only for masks makes no difference.
   leave_one_out = config.teacher.loss == "bound" and config.process.name != "masked"
   prediction = "leave_one_out" if leave_one_out else "mean"
@@ -199,16 +257,18 @@ def make_sampler(
   """`sample(params, key, shape, nfe)` of a denoiser, or of what `predict`s in its place.
 
   A batch is split over the mesh; blocks are drawn one after the other, each in `nfe` evaluations.
+  A denoiser that knows classes is asked for all of them equally often.
   """
-  predict = predict or denoiser.log_mean
 
   def split(z):
     return jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
 
   def sample(params, key, shape, nfe):
     if denoiser.num_blocks == 1:
+      labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
+      of_labels = predict or denoiser.given(Batch(None, labels)).log_mean
       return samplers.ancestral_sample(
-        lambda z, t, key: predict(params, split(z), t, key),
+        lambda z, t, key: of_labels(params, split(z), t, key),
         denoiser.process, key, shape, nfe, temperature, top_p,
       )  # fmt: skip
     return samplers.sample_blocks(

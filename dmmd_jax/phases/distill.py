@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from dmmd_jax import training
-from dmmd_jax.data.pipeline import batches
+from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import finish_sample, mean_entropy
 from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.phases import build
@@ -41,8 +41,8 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
     num_steps=c.num_steps,
     init=init,
     step=step,
-    batches=lambda start: batches(
-      dataset.train, updates_per_step(c) * c.batch_size, config.run.seed + 1, start
+    batches=Batches(
+      dataset, updates_per_step(c) * c.batch_size, config.run.seed + 1, config.run.data_workers
     ),
     given=build.load_ema(
       pathlib.Path(c.teacher_workdir or workdir) / "teacher", denoiser.init, mesh
@@ -75,10 +75,11 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
     teacher = nn.meta.replace_boxed(denoiser.init(key), teacher)
     # A student is its teacher with a noise input that starts at zero.
     student = {**student_denoiser.init(key), **teacher}
+    frozen = jax.tree.map(lambda x: x.astype(c.teacher_dtype), teacher)
     return DistillState(
       student=training.Trainable.create(student, student_optimizer),
       auxiliary=None if score_alone else training.Trainable.create(teacher, auxiliary_optimizer),
-      teacher=teacher if not score_alone or c.score.target == "teacher" else None,
+      teacher=frozen if not score_alone or c.score.target == "teacher" else None,
       ema=student,
     )
 
@@ -89,45 +90,48 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
   def update_auxiliary(state, grads):
     return state.replace(auxiliary=state.auxiliary.update(grads, auxiliary_optimizer))
 
-  def score_step(state, x, key):
-    def loss(eta):
-      generator, _, metrics = losses(eta, None, state.teacher, x, key)
+  def score_step(state, batch, key):
+    def loss(eta, batch, key):
+      generator, _, metrics = losses(eta, None, state.teacher, batch, key)
       return generator, metrics
 
-    grads, metrics = jax.grad(loss, has_aux=True)(state.student.params)
+    grads, metrics = training.gradients(loss, state.student.params, batch, key, c.microbatches)
     metrics["student_gradient_norm"] = optax.tree.norm(grads)
     return update_student(state, grads), metrics
 
-  def joint_step(state, x, key):
-    def loss(eta, phi):
-      generator, auxiliary, metrics = losses(eta, phi, state.teacher, x, key)
+  def joint_step(state, batch, key):
+    def loss(params, batch, key):
+      generator, auxiliary, metrics = losses(*params, state.teacher, batch, key)
       return generator + auxiliary, metrics
 
-    grads, metrics = jax.grad(loss, (0, 1), has_aux=True)(
-      state.student.params, state.auxiliary.params
-    )
+    params = state.student.params, state.auxiliary.params
+    grads, metrics = training.gradients(loss, params, batch, key, c.microbatches)
     state = update_auxiliary(update_student(state, grads[0]), grads[1])
     return state, metrics | _gradient_norms(*grads)
 
-  def alternating_step(state, x, key):
-    x = x.reshape(1 + c.auxiliary_updates, c.batch_size, *x.shape[1:])
-    keys = jax.random.split(key, len(x))
+  def alternating_step(state, batch, key):
+    num_updates = 1 + c.auxiliary_updates
+    parts = training.split_batch(batch, num_updates), jax.random.split(key, num_updates)
+    first, first_key = jax.tree.map(lambda x: x[0], parts)
 
-    def generator_loss(eta):
-      loss, _, metrics = losses(eta, state.auxiliary.params, state.teacher, x[0], keys[0])
+    def generator_loss(eta, batch, key):
+      loss, _, metrics = losses(eta, state.auxiliary.params, state.teacher, batch, key)
       return loss, metrics
 
-    student_grads, metrics = jax.grad(generator_loss, has_aux=True)(state.student.params)
+    student_grads, metrics = training.gradients(
+      generator_loss, state.student.params, first, first_key, c.microbatches
+    )
     state = update_student(state, student_grads)
 
     def auxiliary_update(state, inputs):
-      def auxiliary_loss(phi):
-        return losses(state.student.params, phi, state.teacher, *inputs, score=False)[1]
+      def auxiliary_loss(phi, batch, key):
+        return losses(state.student.params, phi, state.teacher, batch, key, score=False)[1:]
 
-      grads = jax.grad(auxiliary_loss)(state.auxiliary.params)
+      grads, _ = training.gradients(auxiliary_loss, state.auxiliary.params, *inputs, c.microbatches)
       return update_auxiliary(state, grads), grads
 
-    state, grads = jax.lax.scan(auxiliary_update, state, (x[1:], keys[1:]))
+    rest = jax.tree.map(lambda x: x[1:], parts)
+    state, grads = jax.lax.scan(auxiliary_update, state, rest)
     last = jax.tree.map(lambda g: g[-1], grads)
     return state, metrics | _gradient_norms(student_grads, last)
 
@@ -139,7 +143,7 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
 def make_losses(
   config, dataset, denoiser: build.Denoiser, student: build.Denoiser
 ) -> Callable[..., tuple[jax.Array, jax.Array | None, dict[str, jax.Array]]]:
-  """`losses(eta, phi, theta, x, key)`: the student's loss, the auxiliary's, and metrics.
+  """`losses(eta, phi, theta, batch, key)`: the student's loss, the auxiliary's, and metrics.
 
   With the method `dmmd_kernel`, `score=False` leaves out the kernel score and its second noise.
   """
@@ -160,37 +164,42 @@ def make_losses(
     num_blocks=denoiser.num_blocks,
   )
 
-  def predictor(denoiser, x):
-    denoiser = denoiser.given(x)
+  teacher_denoiser = denoiser.guided(c.guidance)
+
+  def predictor(denoiser, batch):
+    denoiser = denoiser.given(batch)
     return denoiser.log_probs if method.prediction == "leave_one_out" else denoiser.log_mean
 
   exact = c.teacher == "exact"
   score_of = make_score(config, dataset, denoiser)
 
-  def score_losses(eta, phi, theta, x, key):
+  def score_losses(eta, phi, theta, batch, key):
+    x = batch.tokens
     corrupt_key, noise_key, score_key = jax.random.split(key, 3)
     blocks = method.num_blocks
     start = dmmd.corrupt(method.process, c.steps, x, corrupt_key, c.from_prior, blocks)
     z_t, _, t = (jnp.repeat(part, c.score.num_noises, axis=0) for part in start)
-    log_p = student.given(x).log_mean(eta, z_t, t, noise_key)
-    score = score_of(theta, log_p, x, z_t, t, score_key)
+    log_p = student.given(batch).log_mean(eta, z_t, t, noise_key)
+    score = score_of(theta, log_p, batch, z_t, t, score_key)
     entropy = mean_entropy(log_p, method.process.active(z_t))
     return score, None, {"kernel_score_loss": score, "entropy": entropy}
 
-  def dmmd_losses(eta, phi, theta, x, key, score=True):
-    teacher = build.exact_teacher(dataset, method.process) if exact else predictor(denoiser, x)
+  def dmmd_losses(eta, phi, theta, batch, key, score=True):
+    teacher = predictor(teacher_denoiser, batch)
+    if exact:
+      teacher = build.exact_teacher(dataset, method.process)
     networks = dmmd.Networks(
       teacher=functools.partial(teacher, theta),
-      student=predictor(student, x),
-      auxiliary=predictor(denoiser, x),
+      student=predictor(student, batch),
+      auxiliary=predictor(denoiser, batch),
     )
     with_score = score and c.method == "dmmd_kernel"
     rollout_key, score_key = jax.random.split(key)
     num_noises = c.score.num_noises if with_score else 1
-    r = dmmd.rollout(method, networks.student, eta, x, rollout_key, num_noises)
+    r = dmmd.rollout(method, networks.student, eta, batch.tokens, rollout_key, num_noises)
     generator, auxiliary, metrics = dmmd.dmmd_losses(method, networks, phi, r)
     if with_score:
-      score = score_of(theta, r.log_mean, x, r.z_t, r.t, score_key)
+      score = score_of(theta, r.log_mean, batch, r.z_t, r.t, score_key)
       generator = c.dmmd_weight * generator + score
       metrics["kernel_score_loss"] = score
     return generator, auxiliary, metrics
@@ -199,16 +208,17 @@ def make_losses(
 
 
 def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.Array]:
-  """`score(theta, log_mean, x, z_t, t, key)` of `config.distill.score`.
+  """`score(theta, log_mean, batch, z_t, t, key)` of `config.distill.score`.
 
-  `log_mean`, `z_t` and `t` are those of all noises, as `dmmd.rollout` gives them; `x` is the data
-  that `z_t` came from.
+  `log_mean`, `z_t` and `t` are those of all noises, as `dmmd.rollout` gives them; `batch` is the
+  data that `z_t` came from.
   """
   c = config.distill.score
   method = kernel_score.KernelScore(
     denoiser.process, tuple(kernel_score.Scale(*scale) for scale in c.scales), c.category_bandwidth
   )
   exact = config.distill.teacher == "exact"
+  teacher = denoiser.guided(config.distill.guidance)
 
   def as_examples(a, axis):
     """Blocks as examples of their own: their laws, given the blocks before, are what is matched."""
@@ -216,12 +226,15 @@ def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.A
     shape = (a.shape[axis] * blocks, a.shape[axis + 1] // blocks, *rest)
     return a.reshape(*a.shape[:axis], *shape)
 
-  def score(theta, log_mean, x, z_t, t, key):
+  def score(theta, log_mean, batch, z_t, t, key):
+    x = batch.tokens
     log_mean = log_mean.reshape(len(x), c.num_noises, *log_mean.shape[1:]).swapaxes(0, 1)
     z_t, t = z_t[:: c.num_noises], t[:: c.num_noises]
     if c.target == "teacher":
-      teacher = build.exact_teacher(dataset, denoiser.process)
-      predict = functools.partial(teacher if exact else denoiser.given(x).log_mean, theta)
+      predict = teacher.given(batch).log_mean
+      if exact:
+        predict = build.exact_teacher(dataset, denoiser.process)
+      predict = functools.partial(predict, theta)
       x = finish_sample(predict, denoiser.process, key, z_t, t, c.target_nfe).tokens
     if denoiser.num_blocks > 1:
       log_mean, x, z_t = as_examples(log_mean, 1), as_examples(x, 0), as_examples(z_t, 0)

@@ -12,8 +12,10 @@ import numpy as np
 
 from dmmd_jax import parallel, report
 from dmmd_jax.diffusion.samplers import Samples
+from dmmd_jax.metrics.fid import make_fid
+from dmmd_jax.metrics.frechet import distance
 from dmmd_jax.metrics.ngram import KneserNey
-from dmmd_jax.metrics.suites import make_measure
+from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, reference, teacher
 from dmmd_jax.progress import progress_bar
 
@@ -53,30 +55,47 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
   if dataset.tokenizer:
     language_model = reference.load(config, workdir, dataset, mesh)
   models = make_models(config, workdir, dataset, language_model, mesh)
-  measure = make_measure(dataset, language_model)
+  measures = make_measures(dataset, language_model, load_fid(config, dataset, mesh))
   real = dataset.train if dataset.validation is None else dataset.validation
-  real = real[: len(real) // size * size].reshape(-1, size, *dataset.shape)
-  measured = [measure(tokens, block) for block, tokens in enumerate(real[: c.num_blocks])]
+  real = real[: min(len(real) // size, c.num_blocks) * size].reshape(-1, size, *dataset.shape)
+  measured = [measures.of_block(tokens, block) for block, tokens in enumerate(real)]
   real_values = {name: value for name, *value in block_statistics(measured)}
-  out = workdir / "evaluate"
-  out.mkdir(parents=True, exist_ok=True)
   rows, samples = [], {}
   progress = progress_bar(sum(sum(m.nfes) for m in models), 0, "evaluate", "NFE")
   for model in models:
     samples[model.name] = {}
     for nfe in model.nfes:
       blocks = draw(config, model, (size, *dataset.shape), nfe, mesh)
-      rows += list(result_rows(model.name, nfe, blocks, measure))
+      rows += list(result_rows(model.name, nfe, blocks, measures))
       samples[model.name][nfe] = blocks.tokens[0]
       progress.update(nfe)
   progress.close()
+  bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
+  if jax.process_index() > 0:
+    return
+  out = workdir / "evaluate"
+  out.mkdir(parents=True, exist_ok=True)
   if dataset.tokenizer:
     report.save_texts(out, samples, dataset.tokenizer.decode)
   else:
     report.save_images(out, samples, dataset.num_categories)
-  bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
   report.save_results(out, rows, real_values, bits)
   print((out / "results.md").read_text())
+
+
+def load_fid(config, dataset, mesh: jax.sharding.Mesh) -> Callable[[np.ndarray], float] | None:
+  """`fid(images)` against the training split, where the weights of `evaluate.inception` are."""
+  weights = pathlib.Path(config.evaluate.get("inception", "")).expanduser()
+  if weights.name and not weights.is_file():
+    print(
+      f"no FID, for there is no {weights} (to be had from the release fid_weights of"
+      " github.com/mseitzer/pytorch-fid): Fréchet distances are in the features of a classifier"
+    )
+  if not weights.is_file():
+    return None
+  fid = make_fid(str(weights), parallel.batch_sharding(mesh))
+  real = fid.reference_moments(dataset.train, config.dataset.name)
+  return lambda images: distance(fid.moments(images), real)
 
 
 def with_split(dataset, split: str):
@@ -95,7 +114,9 @@ def make_models(config, workdir: pathlib.Path, dataset, language_model, mesh) ->
     predict, params = build.exact_teacher(dataset, denoiser.process), ()
   else:
     predict, params = None, build.load_ema(teacher_dir, denoiser.init, mesh)
-  sample = build.make_sampler(denoiser, mesh, predict, c.teacher_temperature, c.teacher_top_p)
+  sample = build.make_sampler(
+    denoiser.guided(c.teacher_guidance), mesh, predict, c.teacher_temperature, c.teacher_top_p
+  )
   models = [Model("teacher", sample, params, c.teacher_nfe)]
   if (workdir / "distill").exists():
     student = build.make_denoiser(config, dataset, student=True)
@@ -137,7 +158,8 @@ def draw(config, model: Model, shape: tuple[int, ...], nfe: int, mesh: jax.shard
     return model.sample(params, key, padded, nfe)
 
   nfe_key = jax.random.fold_in(jax.random.key(config.run.seed + 2), nfe)
-  sample = sample.lower(model.params, nfe_key).compile()
+  with parallel.use(mesh):
+    sample = sample.lower(model.params, nfe_key).compile()
   tokens, entropies, seconds = [], [], []
   for block in range(config.evaluate.num_blocks):
     start = time.perf_counter()
@@ -148,14 +170,16 @@ def draw(config, model: Model, shape: tuple[int, ...], nfe: int, mesh: jax.shard
   return Blocks(np.stack(tokens), np.array(entropies), np.array(seconds))
 
 
-def result_rows(name: str, nfe: int, blocks: Blocks, measure) -> Iterator[dict]:
-  """One row per metric with mean and standard error over the blocks."""
-  num_blocks, size = blocks.tokens.shape[:2]
+def result_rows(name: str, nfe: int, blocks: Blocks, measures: Measures) -> Iterator[dict]:
+  """One row per metric: mean and standard error over the blocks, or one value of them all."""
+  num_blocks, size, *shape = blocks.tokens.shape
   measured = [
-    measure(tokens, block) | {"entropy": entropy}
+    measures.of_block(tokens, block) | {"entropy": entropy}
     for block, (tokens, entropy) in enumerate(zip(blocks.tokens, blocks.entropy, strict=True))
   ]
-  for metric, value, stderr in block_statistics(measured):
+  of_all = measures.of_all(blocks.tokens.reshape(-1, *shape))
+  rows = [(metric, value, None) for metric, value in of_all.items()]
+  for metric, value, stderr in [*rows, *block_statistics(measured)]:
     yield {
       "model": name,
       "nfe": nfe,

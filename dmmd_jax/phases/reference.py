@@ -13,9 +13,10 @@ import optax
 
 from dmmd_jax import training
 from dmmd_jax import workdir as workdirs
-from dmmd_jax.data.pipeline import batches
+from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import Samples, sample_autoregressively
 from dmmd_jax.networks import gpt2, transformer
+from dmmd_jax.networks.weights import WeightsError
 from dmmd_jax.phases import build
 from dmmd_jax.phases.teacher import initial_state, supervised_step
 
@@ -54,24 +55,24 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
   module = make_module(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
 
-  def loss(params, x, key):
-    return token_nll(module, params, x).mean()
+  def loss(params, batch, key):
+    return token_nll(module, params, batch.tokens).mean()
 
   job = training.Job(
     name="reference",
     num_steps=c.num_steps,
     init=lambda key, _: initial_state(init_params(module, key), optimizer),
-    step=supervised_step(loss, optimizer, c.ema, in_bits=True),
-    batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed + 2, start),
+    step=supervised_step(loss, optimizer, c, in_bits=True),
+    batches=Batches(dataset, c.batch_size, config.run.seed + 2, config.run.data_workers),
   )
   training.train(job, workdir / job.name, config.run, mesh)
 
 
 def make_module(config, dataset) -> transformer.Transformer:
   """The network of the config, with blocks of one token, in float32: it measures."""
-  sizes = {"block": 1, "conv": 0, "patch": 1, "dtype": "float32"}
+  sizes = {"block": 1, "conv": 0, "patch": 1, "dtype": "float32", "dropout": 0.0}
   num_states = dataset.num_categories + 1  # one for the beginning
-  return build.make_transformer(config, dataset, num_states, **sizes)
+  return build.make_network(config, dataset, num_states, **sizes)
 
 
 def init_params(module: transformer.Transformer, key: jax.Array) -> Any:
@@ -103,20 +104,20 @@ def sample(
     logits, cache = module.apply({"params": params}, z, t, cache=cache, start=i)
     return jax.nn.log_softmax(logits[:, 0]), cache
 
-  cache = transformer.Cache.empty(module.config, shape[0])
+  cache = module.config.empty_cache(shape[0])
   return sample_autoregressively(predict, cache, key, shape, temperature, top_p)
 
 
 def load(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
   """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained.
 
-  Raises `gpt2.WeightsError` where the folder has no GPT-2, or one of other tokens.
+  Raises `WeightsError` where the folder has no GPT-2, or one of other tokens.
   """
   if not config.reference.gpt2:
     return load_trained(pathlib.Path(config.reference.workdir or workdir), dataset, mesh)
   model = load_gpt2(config.reference.gpt2)
   if model.num_categories < dataset.num_categories or model.length < dataset.shape[0]:
-    raise gpt2.WeightsError(
+    raise WeightsError(
       f"{config.reference.gpt2} knows {model.num_categories} tokens and texts of {model.length};"
       f" the data set has {dataset.num_categories} and {dataset.shape[0]}"
     )

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from dmmd_jax import training
-from dmmd_jax.data.pipeline import batches
+from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.phases import build
@@ -36,7 +36,7 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
     num_steps=c.num_steps,
     init=lambda key, _: initial_state(denoiser.init(key), optimizer),
     step=make_step(config, denoiser, optimizer),
-    batches=lambda start: batches(dataset.train, c.batch_size, config.run.seed, start),
+    batches=Batches(dataset, c.batch_size, config.run.seed, config.run.data_workers),
   )
   training.train(job, workdir / job.name, config.run, mesh)
 
@@ -49,43 +49,59 @@ def make_step(config, denoiser: build.Denoiser, optimizer: optax.GradientTransfo
   """`step(state, batch, key)`: one update of the teacher and of its average."""
   c = config.teacher
   return supervised_step(
-    lambda params, x, key: teacher_loss(params, denoiser, c, x, key),
+    lambda params, batch, key: teacher_loss(params, denoiser.in_training(), c, batch, key),
     optimizer,
-    c.ema,
+    c,
     in_bits=c.loss == "bound",
   )
 
 
-def supervised_step(loss, optimizer: optax.GradientTransformation, ema: float, in_bits: bool):
-  """`step(state, batch, key)` that lowers `loss(params, batch, key)`, in nats per token."""
+def supervised_step(loss, optimizer: optax.GradientTransformation, config, in_bits: bool):
+  """`step(state, batch, key)` that lowers `loss(params, batch, key)`, in nats per token.
 
-  def step(state, x, key):
-    value, grads = jax.value_and_grad(loss)(state.model.params, x, key)
+  `config` has `ema` and `microbatches`.
+  """
+
+  def loss_and_metrics(params, batch, key):
+    value = loss(params, batch, key)
+    return value, {"loss": value}
+
+  def step(state, batch, key):
+    grads, metrics = training.gradients(
+      loss_and_metrics, state.model.params, batch, key, config.microbatches
+    )
     model = state.model.update(grads, optimizer)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
+    metrics["gradient_norm"] = optax.tree.norm(grads)
     if in_bits:
-      metrics["bits_per_token"] = value / jnp.log(2.0)
-    return TeacherState(model, training.average(state.ema, model.params, ema)), metrics
+      metrics["bits_per_token"] = metrics["loss"] / jnp.log(2.0)
+    return TeacherState(model, training.average(state.ema, model.params, config.ema)), metrics
 
   return step
 
 
-def teacher_loss(params, denoiser: build.Denoiser, config, x: jax.Array, key: jax.Array):
-  """The loss `config.loss` at random times, in nats per token, for tokens int `[B, ...]`."""
+def teacher_loss(params, denoiser: build.Denoiser, config, batch: Batch, key: jax.Array):
+  """The loss `config.loss` at random times, in nats per token; some labels are dropped."""
+  if denoiser.num_classes:
+    key, drop_key = jax.random.split(key)
+    dropped = jax.random.uniform(drop_key, batch.labels.shape) < config.label_dropout
+    batch = batch._replace(labels=jnp.where(dropped, denoiser.num_classes, batch.labels))
   steps = config.num_timesteps
   loss = losses.cross_entropy if config.loss == "cross_entropy" else losses.bound
   if config.loss == "bound" and steps:
     loss = functools.partial(losses.discrete_bound, num_timesteps=steps)
-  return losses_at_random_times(loss, params, denoiser, x, key, steps).mean()
+  return losses_at_random_times(loss, params, denoiser, batch, key, steps).mean()
 
 
-def losses_at_random_times(loss, params, denoiser: build.Denoiser, x, key, num_timesteps: int = 0):
-  """`loss` of every position of tokens int `[B, ...]`, corrupted at low-discrepancy times."""
+def losses_at_random_times(
+  loss, params, denoiser: build.Denoiser, batch: Batch, key, num_timesteps: int = 0
+):
+  """`loss` of every position of a batch, corrupted at low-discrepancy times."""
+  x = batch.tokens
   time_key, corrupt_key, noise_key = jax.random.split(key, 3)
   t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks, num_timesteps)
   t = spread(t, denoiser.num_blocks, x.shape[1])
   z_t = denoiser.process.corrupt(corrupt_key, x, t)
-  log_x_hat = denoiser.given(x).log_probs(params, z_t, t, noise_key)
+  log_x_hat = denoiser.given(batch).log_probs(params, z_t, t, noise_key)
   target = jax.nn.one_hot(x, denoiser.process.num_categories)
   return loss(denoiser.process, target, log_x_hat, z_t, t)
 
@@ -100,7 +116,7 @@ def negative_elbo(
 
   @jax.jit
   def bound(params, x, key):
-    nats = losses_at_random_times(losses.bound, params, denoiser, x, key)
+    nats = losses_at_random_times(losses.bound, params, denoiser, Batch(x), key)
     return nats.reshape(len(x), -1).mean(-1)
 
   found = []

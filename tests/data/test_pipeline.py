@@ -1,15 +1,19 @@
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 
 from dmmd_jax.data import digits
-from dmmd_jax.data.pipeline import batches
+from dmmd_jax.data.pipeline import Batches, Dataset
 
 SOURCE = np.arange(20)[:, None]
+DATA = Dataset(SOURCE, SOURCE, 20, train_labels=10 * np.arange(20))
 
 
-def take(n, start=0, seed=0):
-  return np.array(list(itertools.islice(batches(SOURCE, 5, seed, start), n)))[..., 0]
+def take(n, start=0, seed=0, rows=None):
+  batches = Batches(DATA, 5, seed).read(start, rows)
+  return np.array([batch.tokens[:, 0] for batch in itertools.islice(batches, n)])
 
 
 def test_batches_from_any_start_equal_the_uninterrupted_ones():
@@ -21,6 +25,72 @@ def test_every_epoch_holds_all_examples_in_an_order_of_its_own():
   assert sorted(first) == sorted(second) == list(range(20))
   assert (first != second).any()
   assert (take(4).reshape(-1) != take(4, seed=1).reshape(-1)).any()
+
+
+def test_processes_read_their_own_rows_of_the_same_batches():
+  whole = take(6, start=1)
+  for rows in ([0, 1], [3], [2, 4]):
+    np.testing.assert_array_equal(take(6, start=1, rows=np.array(rows)), whole[:, rows])
+
+
+def test_no_process_reads_what_another_places():
+  class Counting:
+    shape, read = SOURCE.shape, []
+
+    def __len__(self):
+      return len(SOURCE)
+
+    def __getitem__(self, i):
+      self.read.append(i)
+      return SOURCE[i]
+
+  batches = Batches(Dataset(Counting(), SOURCE, 20), 5, 0)
+  next(batches.read(0, np.array([1, 2])))
+  ahead = take(9)[:, [1, 2]].reshape(-1)  # a thread reads a few batches ahead
+  assert Counting.read == list(ahead[: len(Counting.read)]) and len(Counting.read) >= 2
+
+
+def test_labels_go_with_their_examples():
+  batch = next(Batches(DATA, 5, 0).read(0))
+  np.testing.assert_array_equal(batch.labels, 10 * batch.tokens[:, 0])
+  assert batch.tokens.dtype == batch.labels.dtype == np.int32
+
+
+def test_half_of_the_images_are_mirrored_whoever_reads_them():
+  images = np.arange(16 * 2 * 3).reshape(16, 2, 3, 1)
+  batches = Batches(Dataset(images, images, 100, flip=True), 16, 0)
+  tokens = next(batches.read(5)).tokens
+  plain = {image.tobytes() for image in images.astype(np.int32)}
+  mirrored = {image.tobytes() for image in images[:, :, ::-1].astype(np.int32)}
+  found = [image.tobytes() in plain for image in tokens]
+  assert 3 <= sum(found) <= 13
+  assert all(f or image.tobytes() in mirrored for f, image in zip(found, tokens, strict=True))
+  part = next(batches.read(5, np.array([3, 4]))).tokens
+  np.testing.assert_array_equal(part, tokens[[3, 4]])
+
+
+WORKERS = """
+import numpy as np
+from absl import app
+from tests.data.test_pipeline import DATA, Batches, take
+
+def main(_):
+  batches = Batches(DATA, 5, 0, workers=2).read(3)
+  np.testing.assert_array_equal([next(batches).tokens[:, 0] for _ in range(9)], take(9, start=3))
+  print("same")
+
+if __name__ == "__main__":
+  app.run(main)
+"""
+
+
+def test_worker_processes_read_the_same_batches(tmp_path):
+  """In a program of its own, as main is: workers import the program that started them."""
+  (tmp_path / "program.py").write_text(WORKERS)
+  command = [sys.executable, str(tmp_path / "program.py")]
+  environment = {"PYTHONPATH": "."}
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+  assert done.stdout == "same\n", done.stderr
 
 
 def test_digits_are_split_once_and_for_all():

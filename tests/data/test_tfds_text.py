@@ -7,7 +7,7 @@ import pytest
 
 from dmmd_jax.data import alphabets, tfds_text
 from dmmd_jax.data.alphabets import TEXT8, TextError
-from dmmd_jax.data.pipeline import batches
+from dmmd_jax.data.pipeline import Batches
 
 TEXTS = [f"document {chr(97 + i % 26)} tells of thing {chr(97 + i // 26)}" for i in range(400)]
 
@@ -55,9 +55,11 @@ def test_texts_are_packed_and_cached_beside_the_corpus(corpora):
 
 def test_batches_resume_at_any_place(corpora):
   data = tfds_text.load("with_splits", str(corpora), TEXT8, 32)
-  whole = [next(it) for it in [batches(data.train, 4, 0, 0)] for _ in range(6)]
-  resumed = batches(data.train, 4, 0, 4)
-  np.testing.assert_array_equal(np.stack(whole[4:]), np.stack([next(resumed), next(resumed)]))
+  batches = Batches(data, 4, seed=0)
+  whole = [batch.tokens for batch, _ in zip(batches.read(0), range(6), strict=False)]
+  resumed = batches.read(4)
+  for tokens in whole[4:]:
+    np.testing.assert_array_equal(tokens, next(resumed).tokens)
   assert whole[0].dtype == np.int32
 
 

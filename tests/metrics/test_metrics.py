@@ -3,7 +3,7 @@ import pytest
 
 from dmmd_jax.data import digits, toy
 from dmmd_jax.metrics.frechet import frechet_distance
-from dmmd_jax.metrics.suites import joint_metrics, make_measure, total_variation
+from dmmd_jax.metrics.suites import joint_metrics, make_measures, total_variation
 
 
 def test_frechet_distance_of_equal_sets_is_zero_and_of_a_shift_its_square():
@@ -49,7 +49,7 @@ def test_impossible_samples_are_counted_and_give_no_likelihood():
 
 def test_digit_measures_rank_data_above_noise_and_notice_lost_classes():
   data = digits.load()
-  measure = make_measure(data)
+  measure = make_measures(data).of_block
   real = measure(data.train[:360], 0)
   noise = measure(np.random.default_rng(0).integers(0, 17, data.held_out.shape), 0)
   assert real["frechet"] < 0.2 * noise["frechet"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmmd_jax.networks.transformer import Cache, Transformer, TransformerConfig
+from dmmd_jax.networks.transformer import Transformer, TransformerConfig
 
 PLAIN = TransformerConfig(
   shape=(8,), num_states=6, num_categories=5, width=16, depth=2, heads=2, conv=3
@@ -40,7 +40,7 @@ def test_with_a_cache_and_without_the_logits_are_equal(block, positions):
   params = random_params(config)
   t = jnp.repeat(jax.random.uniform(KEYS[0], (2, 8 // block)), block, axis=1)
   at_once = apply(config, params, Z, t, context=X)
-  cache, parts = Cache.empty(config, 2), []
+  cache, parts = config.empty_cache(2), []
   for start in range(0, 8, block):
     rows = slice(start, start + block)
     logits, _ = apply(config, params, Z[:, rows], t[:, start], cache=cache, start=start)

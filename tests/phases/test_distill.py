@@ -9,6 +9,7 @@ import pytest
 from configs import coins_dmmd, coins_kernel, digits_dmmd
 from dmmd_jax import parallel, training
 from dmmd_jax.diffusion.samplers import ancestral_sample
+from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.phases import build, distill, teacher
 
 
@@ -86,7 +87,7 @@ def test_steps_of_the_kernel_score(method, changes, parts):
   assert (state.auxiliary is None) == alone
   assert (state.teacher is None) == (alone and changes.get("target") != "teacher")
   assert distill.updates_per_step(config.distill) == parts
-  batch = jnp.asarray(dataset.train[: parts * config.distill.batch_size])
+  batch = Batch(jnp.asarray(dataset.train[: parts * config.distill.batch_size]))
   after, metrics = jax.jit(step)(state, batch, jax.random.key(3))
   assert {"kernel_score_loss", "entropy", "student_gradient_norm"} <= metrics.keys()
   assert all(jnp.isfinite(value) for value in metrics.values())
@@ -107,7 +108,7 @@ def test_a_joint_step_costs_at_most_three_quarters_of_an_alternating_one():
     config.distill.updates = updates
     init, step = distill.make_step(config, dataset, denoiser)
     state = nn.unbox(jax.eval_shape(init, jax.random.key(1), params))
-    batch = jnp.asarray(dataset.train[: batches * config.distill.batch_size])
+    batch = Batch(jnp.asarray(dataset.train[: batches * config.distill.batch_size]))
     program = jax.jit(step).lower(state, batch, jax.random.key(2))
     flops[updates] = program.cost_analysis()["flops"]
   assert flops["joint"] <= 0.75 * flops["alternate"], flops

@@ -1,0 +1,225 @@
+"""What networks are made of: layers with logical axis names, and the transformer stack."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# A table look-up is a matrix product up to this many states: its gradient, a scatter, is slow.
+_ONE_HOT_STATES = 1024
+
+# What the forward pass of a layer leaves for the backward pass.
+_REMAT_POLICIES = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+  """Sizes of a stack of transformer layers over positions that come in blocks of `block`.
+
+  `conv` positions of a block are mixed before attention; 0 leaves that out.
+  """
+
+  width: int
+  depth: int
+  heads: int
+  mlp_ratio: int = 4
+  block: int = 0
+  conv: int = 0
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+  remat: str = "none"
+
+
+class Cache(NamedTuple):
+  """Keys and values of a sequence, `[depth, B, positions, heads, width/heads]`, as far as known."""
+
+  keys: jax.Array
+  values: jax.Array
+
+  @classmethod
+  def empty(cls, c: StackConfig, batch_size: int, positions: int) -> "Cache":
+    zeros = jnp.zeros((c.depth, batch_size, positions, c.heads, c.width // c.heads), c.dtype)
+    return cls(zeros, zeros)
+
+
+def stack(c: StackConfig, training: bool, name: str):
+  """Layers under one `lax.scan`: `(h, time, angles, mask, cache, first) -> (h, cache)`.
+
+  `h` `[B, positions, width]`; `time` `[B, T, width]` for `T` evenly shared times; `angles` of
+  rotary positions or None; `mask` bool, broadcast against `[B, heads, queries, keys]`, or None;
+  `first` is the place of the first position in the cache.
+  """
+  layers = scan_layers(
+    _Layer, c.depth, c.remat, (nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast)
+  )
+  return layers(c, training, name=name)
+
+
+def scan_layers(layer: type[nn.Module], length: int, remat: str, in_axes):
+  """`length` copies of a layer under `lax.scan`, with the remat policy of that name."""
+  if remat != "none":
+    layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[remat])
+  return nn.scan(
+    layer,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=in_axes,
+    length=length,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+
+
+class _Layer(nn.Module):
+  config: StackConfig
+  training: bool
+
+  @nn.compact
+  def __call__(self, h, time, angles, mask, cache, first):
+    c = self.config
+    h = split_examples(h)
+    shift1, scale1, gate1, shift2, scale2, gate2 = modulation(time, c.width, 6, c.dtype)
+    b, length, _ = h.shape
+    mixed = modulate_positions(h, shift1, scale1)
+    if c.conv:
+      mixed = self._mix_neighbours(mixed)
+    # Heads come first, so that splitting the product over devices splits it by heads.
+    qkv = dense(3 * c.width, ("embed", "heads"), c.dtype, name="qkv")(mixed)
+    q, k, v = jnp.moveaxis(qkv.reshape(b, length, c.heads, 3, c.width // c.heads), 3, 0)
+    q = nn.RMSNorm(dtype=c.dtype, name="q_norm")(q)
+    k = nn.RMSNorm(dtype=c.dtype, name="k_norm")(k)
+    if angles is not None:
+      q, k = _rotate(q, *angles), _rotate(k, *angles)
+    if cache is not None:
+      k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, first, 1)
+      v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, first, 1)
+      cache = Cache(k, v)
+    attended = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(b, length, c.width)
+    attended = dense(c.width, ("heads", "embed"), c.dtype, name="attended")(attended)
+    h += _per_position(gate1, length) * self._drop(attended)
+    hidden = dense(c.mlp_ratio * c.width, ("embed", "mlp"), c.dtype, name="mlp_in")(
+      modulate_positions(h, shift2, scale2)
+    )
+    hidden = dense(c.width, ("mlp", "embed"), c.dtype, name="mlp_out")(self._drop(nn.gelu(hidden)))
+    return h + _per_position(gate2, length) * hidden, cache
+
+  def _drop(self, h: jax.Array) -> jax.Array:
+    return nn.Dropout(self.config.dropout, deterministic=not self.training)(h)
+
+  def _mix_neighbours(self, h: jax.Array) -> jax.Array:
+    """A depthwise convolution that no block looks out of, the identity at first."""
+    c = self.config
+    centre = c.conv // 2
+    kernel = self.param(
+      "conv",
+      partitioned(lambda key, shape: jnp.zeros(shape).at[centre].set(1.0), None, "embed"),
+      (c.conv, c.width),
+    ).astype(c.dtype)
+    blocks = h.reshape(-1, min(c.block, h.shape[1]), c.width)
+    padded = jnp.pad(blocks, ((0, 0), (centre, c.conv - 1 - centre), (0, 0)))
+    shifted = (kernel[i] * padded[:, i : i + blocks.shape[1]] for i in range(c.conv))
+    return sum(shifted).reshape(h.shape)
+
+
+def partitioned(initializer, *names):
+  return nn.with_logical_partitioning(initializer, names)
+
+
+def split_examples(h: jax.Array) -> jax.Array:
+  """Says that the first axis of an activation is that of examples, and no other is split."""
+  return nn.with_logical_constraint(h, ("batch",) + (None,) * (h.ndim - 1))
+
+
+def dense(features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None):
+  """An affine map of the last axis, as one product of two matrices.
+
+  With more than two axes the gradient of the kernel contracts several of them at once, for which
+  XLA's CPU backend first transposes both operands: twice the time of the whole backward pass.
+  """
+  initializer = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
+  layer = nn.Dense(
+    features,
+    dtype=dtype,
+    kernel_init=partitioned(initializer, *axes),
+    bias_init=partitioned(nn.initializers.zeros, axes[-1]),
+    name=name,
+  )
+  return lambda h: layer(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], features)
+
+
+def embed_states(table: jax.Array, z: jax.Array, dtype) -> jax.Array:
+  """Rows of a table `[states, features]` for tokens int `[...]`."""
+  table = table.astype(dtype)
+  if len(table) <= _ONE_HOT_STATES:
+    return jax.nn.one_hot(z, len(table), dtype=dtype) @ table
+  return table[z]
+
+
+def time_embedding(t: jax.Array, width: int, dtype) -> jax.Array:
+  """Times `[...]` as `[..., width]`: sinusoids of 1 to 1000 radians through two layers."""
+  frequencies = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), width // 2))
+  angles = t[..., None].astype(jnp.float32) * frequencies
+  features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).astype(dtype)
+  hidden = nn.silu(dense(width, ("patch", "embed"), dtype, name="time_in")(features))
+  return dense(width, ("embed", "embed_out"), dtype, name="time_out")(hidden)
+
+
+def condition(time: jax.Array, labels: jax.Array | None, num_classes: int) -> jax.Array:
+  """What layers are modulated by: time `[B, T, width]`, and labels `[B]` where there are classes.
+
+  The label `num_classes` stands for none; so does leaving them out.
+  """
+  if num_classes:
+    table = nn.Embed(
+      num_classes + 1,
+      time.shape[-1],
+      embedding_init=partitioned(nn.initializers.normal(0.02), None, "embed"),
+      dtype=time.dtype,
+      name="classes",
+    )
+    labels = jnp.full(len(time), num_classes) if labels is None else labels
+    time += table(labels)[:, None]
+  return nn.silu(time)
+
+
+def modulation(time: jax.Array, width: int, parts: int, dtype, name: str = "modulation"):
+  """`parts` of scales, shifts and gates `[B, T, width]`, zero at first (DiT, arXiv 2212.09748)."""
+  layer = dense(parts * width, ("embed", "embed_out"), dtype, zero=True, name=name)
+  return jnp.split(layer(time), parts, -1)
+
+
+def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+  """Layer norm of the last axis without parameters, then an affine map that broadcasts."""
+  wide = h.astype(jnp.float32)
+  wide -= wide.mean(-1, keepdims=True)
+  wide *= jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
+  return wide.astype(h.dtype) * (1.0 + scale) + shift
+
+
+def modulate_positions(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+  """`modulate` of `h` `[B, positions, F]` with `T` shifts and scales that share the positions."""
+  return modulate(h, _per_position(shift, h.shape[1]), _per_position(scale, h.shape[1]))
+
+
+def _per_position(x: jax.Array, length: int) -> jax.Array:
+  """`[B, T, F]` to `[B, length, F]`, or left as it is to be broadcast where `T = 1`."""
+  return x if x.shape[1] == 1 else jnp.repeat(x, length // x.shape[1], axis=1)
+
+
+def rotary_angles(grid: tuple[int, ...], head_dim: int, dtype) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines `[positions, 1, head_dim/2]`; an image's axes share the frequencies."""
+  per_axis = head_dim // 2 // len(grid)
+  frequencies = 1.0 / 10000.0 ** (jnp.arange(per_axis) / per_axis)
+  coordinates = jnp.meshgrid(*(jnp.arange(n) for n in grid), indexing="ij")
+  angles = jnp.concatenate([x.reshape(-1, 1) * frequencies for x in coordinates], -1)[:, None]
+  return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
+
+
+def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """Rotates pairs of features of `x` `[B, positions, heads, head_dim]`."""
+  a, b = jnp.split(x, 2, -1)
+  return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)

@@ -1,0 +1,188 @@
+"""A U-shaped vision transformer that predicts clean pixels.
+
+Convolutional residual blocks where the image is large, a transformer where it is small, and skips
+between the two ways (simple diffusion, arXiv 2301.11093).
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmmd_jax.networks import layers
+from dmmd_jax.networks.layers import dense, partitioned
+
+
+@dataclasses.dataclass(frozen=True)
+class UViTConfig:
+  """Sizes of a U-ViT for images of `shape` `(H, W, C)`.
+
+  `channels` are the features at full resolution, at half of it, and so on, with `res_blocks`
+  residual blocks each on the way down and as many on the way up. The transformer, of `width`, works
+  at half the last of these resolutions. `embed_dim` features stand for one channel of a pixel.
+  """
+
+  shape: tuple[int, int, int]
+  num_states: int
+  num_categories: int
+  channels: tuple[int, ...] = (64,)
+  res_blocks: int = 2
+  width: int = 128
+  depth: int = 4
+  heads: int = 4
+  mlp_ratio: int = 4
+  embed_dim: int = 32
+  noise_channels: int = 0
+  num_classes: int = 0
+  dropout: float = 0.0
+  dtype: Any = jnp.float32
+  remat: str = "none"
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Height and width of what the transformer sees."""
+    return tuple(side // 2 ** len(self.channels) for side in self.shape[:2])
+
+  @property
+  def stack(self) -> layers.StackConfig:
+    same = ("width", "depth", "heads", "mlp_ratio", "dropout", "dtype", "remat")
+    return layers.StackConfig(**{name: getattr(self, name) for name in same})
+
+
+class UViT(nn.Module):
+  """Logits float32 `[B, H, W, C, K]` of the clean tokens given tokens int `[B, H, W, C]` and `t`.
+
+  Time `[B]` and class `labels` int `[B]` act on every block by adaptive norm with zero-initialised
+  gates; `noise` `[B, H, W, channels]` enters at full resolution through a projection that starts at
+  zero; the output starts at zero.
+  """
+
+  config: UViTConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    z: jax.Array,
+    t: jax.Array,
+    noise: jax.Array | None = None,
+    labels: jax.Array | None = None,
+    training: bool = False,
+  ) -> jax.Array:
+    c = self.config
+    time = layers.time_embedding(t[:, None], c.width, c.dtype)
+    time = layers.condition(time, labels, c.num_classes)
+    h = dense(c.channels[0], ("patch", "embed"), c.dtype, name="embed")(self._embed_values(z))
+    if c.noise_channels and noise is not None:
+      h += dense(c.channels[0], ("patch", "embed"), c.dtype, zero=True, name="noise")(
+        noise.astype(c.dtype)
+      )
+    skips = []
+    for level, below in enumerate((*c.channels[1:], c.width)):
+      h, skip = self._res_blocks(_DownBlock, level, training)(h, time)
+      skips.append(skip)
+      h = dense(below, ("patch", "embed"), c.dtype, name=f"down_{level}")(_fold(h))
+    angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
+    h = h.reshape(len(z), -1, c.width)
+    h, _ = layers.stack(c.stack, training, "layers")(h, time, angles, None, None, 0)
+    h = h.reshape(len(z), *c.grid, c.width)
+    for level, features in reversed(list(enumerate(c.channels))):
+      h = _unfold(dense(4 * features, ("embed", "mlp"), c.dtype, name=f"up_{level}")(h))
+      h, _ = self._res_blocks(_UpBlock, level, training)(h, skips.pop()[::-1], time)
+    shift, scale = layers.modulation(time, c.channels[0], 2, c.dtype, "out_norm")
+    h = layers.modulate(h, shift[:, :, None], scale[:, :, None])
+    features = c.shape[2] * c.num_categories
+    logits = dense(features, ("embed", "vocab"), c.dtype, zero=True, name="logits")(h)
+    return logits.astype(jnp.float32).reshape((*z.shape, c.num_categories))
+
+  def _embed_values(self, z: jax.Array) -> jax.Array:
+    """A table of values for every channel; those of a pixel `[B, H, W, C * embed_dim]` together."""
+    c = self.config
+    table = self.param(
+      "tokens",
+      partitioned(nn.initializers.normal(1.0), None, "vocab", None),
+      (c.shape[2], c.num_states, c.embed_dim),
+    )
+    parts = [layers.embed_states(rows, z[..., i], c.dtype) for i, rows in enumerate(table)]
+    return jnp.concatenate(parts, -1)
+
+  def _res_blocks(self, kind: type[nn.Module], level: int, training: bool):
+    """All residual blocks of one resolution and one way, under one `lax.scan`."""
+    c = self.config
+    in_axes = nn.broadcast if kind is _DownBlock else (0, nn.broadcast)
+    blocks = layers.scan_layers(kind, c.res_blocks, c.remat, in_axes)
+    return blocks(c, c.channels[level], training, name=f"{kind.name_of_way}_blocks_{level}")
+
+
+class _DownBlock(nn.Module):
+  """`(h, time) -> (h, h)`: the second is the skip."""
+
+  config: UViTConfig
+  features: int
+  training: bool
+  name_of_way = "down"
+
+  @nn.compact
+  def __call__(self, h, time):
+    h = _ResBlock(self.config, self.features, self.training)(h, time)
+    return h, h
+
+
+class _UpBlock(nn.Module):
+  """`(h, skip, time) -> (h, None)`."""
+
+  config: UViTConfig
+  features: int
+  training: bool
+  name_of_way = "up"
+
+  @nn.compact
+  def __call__(self, h, skip, time):
+    both = jnp.concatenate([h, skip], -1)
+    h = dense(self.features, ("mlp", "embed"), self.config.dtype, name="join")(both)
+    return _ResBlock(self.config, self.features, self.training)(h, time), None
+
+
+class _ResBlock(nn.Module):
+  """Two 3x3 convolutions with adaptive norm, gated; `h` `[B, H, W, features]`."""
+
+  config: UViTConfig
+  features: int
+  training: bool
+
+  @nn.compact
+  def __call__(self, h, time):
+    c = self.config
+    h = layers.split_examples(h)
+    parts = layers.modulation(time, self.features, 5, c.dtype)
+    shift1, scale1, shift2, scale2, gate = (x[:, :, None] for x in parts)
+    hidden = nn.silu(layers.modulate(h, shift1, scale1))
+    hidden = self._conv(("embed", "mlp"), "conv_in")(hidden)
+    hidden = nn.silu(layers.modulate(hidden, shift2, scale2))
+    hidden = nn.Dropout(c.dropout, deterministic=not self.training)(hidden)
+    return h + gate * self._conv(("mlp", "embed"), "conv_out")(hidden)
+
+  def _conv(self, axes: tuple[str, str], name: str) -> nn.Conv:
+    return nn.Conv(
+      self.features,
+      (3, 3),
+      dtype=self.config.dtype,
+      kernel_init=partitioned(nn.initializers.xavier_uniform(), None, None, *axes),
+      bias_init=partitioned(nn.initializers.zeros, axes[-1]),
+      name=name,
+    )
+
+
+def _fold(h: jax.Array) -> jax.Array:
+  """`[B, H, W, F]` to `[B, H/2, W/2, 4F]`."""
+  b, height, width, f = h.shape
+  h = h.reshape(b, height // 2, 2, width // 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
+  return h.reshape(b, height // 2, width // 2, 4 * f)
+
+
+def _unfold(h: jax.Array) -> jax.Array:
+  """The inverse of `_fold`."""
+  b, height, width, f = h.shape
+  h = h.reshape(b, height, width, 2, 2, f // 4).transpose(0, 1, 3, 2, 4, 5)
+  return h.reshape(b, 2 * height, 2 * width, f // 4)
