@@ -1,22 +1,31 @@
-"""Starts the processes of a run that has several: one a host, or one a device."""
+"""Starts the processes of a run that has several, and ends them when one is lost."""
 
+import atexit
 import importlib.util
+import itertools
 import os
+import sys
+import threading
+import time
 
 import jax
+from jax._src.distributed import global_state  # what jax.experimental.multihost_utils uses
 
 # A process that says nothing for so long is lost, and the others end.
-_HEARTBEAT_SECONDS = 60
+_PATIENCE_SECONDS = 60
+_FINISHED = "finished"
 
 
 def join() -> None:
   """Joins the processes of one run; call it before anything else asks jax for a device.
 
   By `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, as the tasks of a Slurm
-  step, or as the hosts of a Cloud TPU slice. Does nothing where there is one process.
+  step, or as the hosts of a Cloud TPU slice. Does nothing where there is one process. When another
+  process is lost this one ends in one line, with exit code 1.
   """
-  seconds = int(os.environ.get("DMMD_HEARTBEAT_SECONDS", _HEARTBEAT_SECONDS))
-  options = {"heartbeat_timeout_seconds": seconds}
+  patience = float(os.environ.get("DMMD_PATIENCE_SECONDS", _PATIENCE_SECONDS))
+  # jax ends the others too, but later and in a hundred lines.
+  options = {"heartbeat_timeout_seconds": int(2 * patience)}
   if "JAX_NUM_PROCESSES" in os.environ:
     jax.distributed.initialize(
       os.environ["JAX_COORDINATOR_ADDRESS"],
@@ -33,3 +42,55 @@ def join() -> None:
     except ValueError:  # libtpu is installed, but this is no TPU
       if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         raise
+  if jax.process_count() > 1:
+    finished = threading.Event()
+    watch = threading.Thread(target=_watch, args=(patience, finished), daemon=True)
+    watch.start()
+    # Before jax leaves: a thread that is inside of its client then would bring the process down.
+    atexit.register(lambda: (finished.set(), watch.join()))
+
+
+def leave(reason: str) -> None:
+  """Ends this process at once: leaving in good order would wait for the one that is lost."""
+  print(
+    f"dmmd_jax: process {jax.process_index()} stops: {reason}. Start all of them again: the run"
+    " goes on from its last checkpoint",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
+
+
+def _watch(patience: float, finished: threading.Event) -> None:
+  """Says again and again that this process lives, and looks whether the others do."""
+  others = [i for i in range(jax.process_count()) if i != jax.process_index()]
+  said, heard = dict.fromkeys(others, ""), dict.fromkeys(others, time.monotonic())
+  for beat in itertools.count():
+    _say(str(beat))
+    if finished.wait(patience / 10):
+      break
+    for i in others:
+      word = _hear(i)
+      if word != said[i]:
+        said[i], heard[i] = word, time.monotonic()
+      elif word != _FINISHED and time.monotonic() - heard[i] > patience:
+        leave(f"process {i} is lost, it has said nothing for {patience:.0f} seconds")
+  _say(_FINISHED)
+
+
+def _say(word: str) -> None:
+  try:
+    global_state.client.key_value_set(_key(jax.process_index()), word, allow_overwrite=True)
+  except jax.errors.JaxRuntimeError:
+    leave("process 0 is lost, which keeps the others together")
+
+
+def _hear(process: int) -> str:
+  try:
+    return global_state.client.key_value_try_get(_key(process))
+  except jax.errors.JaxRuntimeError:
+    return ""  # it has not begun
+
+
+def _key(process: int) -> str:
+  return f"dmmd/alive/{process}"

@@ -4,7 +4,6 @@ Heavy packages are imported only after the config has been checked.
 """
 
 import importlib
-import os
 import pathlib
 import sys
 
@@ -63,12 +62,7 @@ def main(argv: list[str]) -> None:
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1:
       raise
-    _say(
-      f"process {jax.process_index()} stops, as another one seems to be lost"
-      f" ({str(error).splitlines()[0][:200]}); start all of them again: the run goes on from its"
-      " last checkpoint"
-    )
-    os._exit(1)  # leaving in good order would wait for the lost one
+    hosts.leave(f"another one seems to be lost ({str(error).splitlines()[0][:200]})")
 
 
 def _run_phases(config, name: str, workdir: pathlib.Path) -> None:
@@ -103,12 +97,8 @@ def parse(argv: list[str]) -> list[str]:
     _exit(str(error))
 
 
-def _say(message: str) -> None:
-  print("dmmd_jax:", " ".join(message.split()), file=sys.stderr, flush=True)
-
-
 def _exit(message: str, code: int = 2) -> None:
-  _say(message)
+  print("dmmd_jax:", " ".join(message.split()), file=sys.stderr)
   sys.exit(code)
 
 

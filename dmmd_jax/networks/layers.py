@@ -54,24 +54,23 @@ def stack(c: StackConfig, training: bool, name: str):
   rotary positions or None; `mask` bool, broadcast against `[B, heads, queries, keys]`, or None;
   `first` is the place of the first position in the cache.
   """
-  layers = scan_layers(
-    _Layer, c.depth, c.remat, (nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast)
+  layers = nn.scan(
+    remat(_Layer, c.remat, in_loop=True),
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast),
+    length=c.depth,
+    metadata_params={nn.PARTITION_NAME: "layers"},
   )
   return layers(c, training, name=name)
 
 
-def scan_layers(layer: type[nn.Module], length: int, remat: str, in_axes):
-  """`length` copies of a layer under `lax.scan`, with the remat policy of that name."""
-  if remat != "none":
-    layer = nn.remat(layer, prevent_cse=False, policy=_REMAT_POLICIES[remat])
-  return nn.scan(
-    layer,
-    variable_axes={"params": 0},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=in_axes,
-    length=length,
-    metadata_params={nn.PARTITION_NAME: "layers"},
-  )
+def remat(layer: type[nn.Module], policy: str, in_loop: bool = False) -> type[nn.Module]:
+  """A layer whose backward pass computes again what the policy of that name does not save."""
+  if policy == "none":
+    return layer
+  # Outside of a loop XLA would find that the same is computed twice, and save it after all.
+  return nn.remat(layer, prevent_cse=not in_loop, policy=_REMAT_POLICIES[policy])
 
 
 class _Layer(nn.Module):

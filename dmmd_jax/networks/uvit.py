@@ -78,10 +78,14 @@ class UViT(nn.Module):
       h += dense(c.channels[0], ("patch", "embed"), c.dtype, zero=True, name="noise")(
         noise.astype(c.dtype)
       )
+    # Not scanned: these blocks are few, and XLA's CPU backend takes sixty times as long for the
+    # gradient of a convolution inside of a loop.
+    res_block = layers.remat(_ResBlock, c.remat)
     skips = []
     for level, below in enumerate((*c.channels[1:], c.width)):
-      h, skip = self._res_blocks(_DownBlock, level, training)(h, time)
-      skips.append(skip)
+      for i in range(c.res_blocks):
+        h = res_block(c, c.channels[level], training, name=f"down_{level}_block_{i}")(h, time)
+        skips.append(h)
       h = dense(below, ("patch", "embed"), c.dtype, name=f"down_{level}")(_fold(h))
     angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
     h = h.reshape(len(z), -1, c.width)
@@ -89,7 +93,10 @@ class UViT(nn.Module):
     h = h.reshape(len(z), *c.grid, c.width)
     for level, features in reversed(list(enumerate(c.channels))):
       h = _unfold(dense(4 * features, ("embed", "mlp"), c.dtype, name=f"up_{level}")(h))
-      h, _ = self._res_blocks(_UpBlock, level, training)(h, skips.pop()[::-1], time)
+      for i in range(c.res_blocks):
+        both = jnp.concatenate([h, skips.pop()], -1)
+        h = dense(features, ("mlp", "embed"), c.dtype, name=f"up_{level}_join_{i}")(both)
+        h = res_block(c, features, training, name=f"up_{level}_block_{i}")(h, time)
     shift, scale = layers.modulation(time, c.channels[0], 2, c.dtype, "out_norm")
     h = layers.modulate(h, shift[:, :, None], scale[:, :, None])
     features = c.shape[2] * c.num_categories
@@ -106,42 +113,6 @@ class UViT(nn.Module):
     )
     parts = [layers.embed_states(rows, z[..., i], c.dtype) for i, rows in enumerate(table)]
     return jnp.concatenate(parts, -1)
-
-  def _res_blocks(self, kind: type[nn.Module], level: int, training: bool):
-    """All residual blocks of one resolution and one way, under one `lax.scan`."""
-    c = self.config
-    in_axes = nn.broadcast if kind is _DownBlock else (0, nn.broadcast)
-    blocks = layers.scan_layers(kind, c.res_blocks, c.remat, in_axes)
-    return blocks(c, c.channels[level], training, name=f"{kind.name_of_way}_blocks_{level}")
-
-
-class _DownBlock(nn.Module):
-  """`(h, time) -> (h, h)`: the second is the skip."""
-
-  config: UViTConfig
-  features: int
-  training: bool
-  name_of_way = "down"
-
-  @nn.compact
-  def __call__(self, h, time):
-    h = _ResBlock(self.config, self.features, self.training)(h, time)
-    return h, h
-
-
-class _UpBlock(nn.Module):
-  """`(h, skip, time) -> (h, None)`."""
-
-  config: UViTConfig
-  features: int
-  training: bool
-  name_of_way = "up"
-
-  @nn.compact
-  def __call__(self, h, skip, time):
-    both = jnp.concatenate([h, skip], -1)
-    h = dense(self.features, ("mlp", "embed"), self.config.dtype, name="join")(both)
-    return _ResBlock(self.config, self.features, self.training)(h, time), None
 
 
 class _ResBlock(nn.Module):

@@ -8,8 +8,8 @@ import pytest
 
 from configs import coins_dmmd, coins_kernel, digits_dmmd
 from dmmd_jax import parallel, training
-from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.phases import build, distill, teacher
 
 
