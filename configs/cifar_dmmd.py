@@ -6,9 +6,9 @@ Expected, FID of 50,000 samples to the training split (the paper's numbers; not 
     masked teacher             122.9  47.1  20.0  11.1   7.8   6.7   6.4
     masked D-MMD   22.3  12.7   5.3   3.8   3.5
 
-The network has 97.9 M parameters and costs 45 GFLOP forward for one image; activations for a
-gradient take 146 MB an image with remat, 572 MB without (bf16; `python -m benchmarks.scaling
---network` asks jax's cost analysis; docs/scaling.md has memory and time on TPUs and GPUs).
+The network has 144.4 M parameters. One image costs 62.7 GFLOP forward and 248.5 for a gradient
+(188.0 without remat), for which the forward pass leaves 23 MB (406 MB without remat): `python -m
+benchmarks.scaling --network`. docs/scaling.md has memory and time on TPUs and GPUs.
 `--config.preset=smoke` runs all of it on made images in minutes on a CPU.
 """
 
@@ -46,7 +46,7 @@ def get_config():
   network.classes = False  # the paper's models are unconditional
   network.dropout = 0.1  # 50,000 images are seen hundreds of times
   network.dtype = "bfloat16"  # computation; parameters, losses and log-probabilities are float32
-  network.remat = "full"  # a third more FLOPs for a quarter of the memory
+  network.remat = "full"  # a third more FLOPs for an eighteenth of the memory
 
   teacher = config.teacher
   teacher.num_steps = 500_000

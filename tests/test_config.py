@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from configs import digits_dmmd, text_dmmd, toy_dmmd
+from configs import cifar_dmmd, digits_dmmd, text_dmmd, toy_dmmd
 from dmmd_jax import config as checks
 from dmmd_jax import workdir as workdirs
 
@@ -121,6 +121,14 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"distill__top_p": 0.0}, "expected a probability in (0, 1]"),
     ({"distill__top_p": 1.5}, "distill.top_p is 1.5"),
     ({"distill__temperature": 0.0}, "more than 0"),
+    ({"dataset__name": "cifar10"}, "start from configs/cifar_dmmd.py"),
+    ({"network__name": "unet"}, "network.name is 'unet'; expected one of transformer, uvit"),
+    ({"network__dropout": 1.0}, "network.dropout is 1.0; expected a probability in [0, 1)"),
+    ({"distill__guidance": 1.0}, "guidance is above 0 with network.classes=False"),
+    ({"distill__guidance": -1.0}, "distill.guidance is -1.0; expected 0 or more"),
+    ({"run__data_workers": -1}, "run.data_workers is -1"),
+    ({"teacher__microbatches": 0}, "teacher.microbatches is 0"),
+    ({"distill__teacher_dtype": "float16"}, "distill.teacher_dtype is 'float16'"),
     ({"distill__teacher": "exact"}, "joint distribution of digits is not known"),
     ({"network__patch": 3}, "expected a divisor of the sides 8 x 8"),
     ({"network__heads": 3}, "multiple of 4 times network.heads"),
@@ -223,3 +231,27 @@ def test_completeness(tmp_path):
   assert not workdirs.is_complete(config, tmp_path, "teacher")
   (checkpoints / f"{last}").mkdir()
   assert workdirs.is_complete(config, tmp_path, "teacher")
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"network__channels": ()}, "network.channels is ()"),
+    ({"network__channels": (8,) * 6}, "halves the image 6 times; expected sides 32 x 32"),
+    ({"network__width": 100}, "network.width is 100; expected a multiple of 4 times"),
+  ],
+)
+def test_impossible_uvits_are_named_in_one_line(overrides, message):
+  config = cifar_dmmd.get_config()
+  config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+  with pytest.raises(checks.ConfigError, match=re.escape(message)):
+    checks.check(config)
+
+
+def test_a_batch_has_to_divide_into_microbatches_on_every_device():
+  config = digits(teacher__microbatches=4, teacher__batch_size=16)
+  checks.check_devices(config, 4)
+  with pytest.raises(checks.ConfigError, match=r"teacher.batch_size is 16.*microbatches \(4\)"):
+    checks.check_devices(config, 8)
+  with pytest.raises(checks.ConfigError, match="splits heads 8 ways"):
+    checks.check_devices(digits(run__mesh=(1, 1, 8)), 8)

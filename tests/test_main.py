@@ -97,3 +97,34 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   )
   assert other.returncode == 0, other.stderr
   assert (tmp_path / "other" / "distill" / "checkpoints" / "20").is_dir()
+
+
+def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
+  """With a worker process, the U-ViT, made images and all phases; shortened once more."""
+  done = run_main(
+    "--config=configs/cifar_dmmd_kernel.py",
+    "--config.preset=smoke",
+    "--config.teacher.num_steps=2",
+    "--config.distill.num_steps=1",
+    "--config.evaluate.teacher_nfe=(2,)",
+    "--config.evaluate.student_nfe=(1,)",
+    "--config.evaluate.block_size=16",
+    "--config.dataset.shape=(16,16,3)",
+    "--config.evaluate.inception=absent.pth",
+    f"--workdir={tmp_path}",
+    **ONE_DEVICE,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "no FID, for there is no absent.pth" in done.stdout
+  rows = json.loads((tmp_path / "evaluate" / "results.json").read_text())["rows"]
+  assert {("teacher", 2), ("student", 1)} == {(r["model"], r["nfe"]) for r in rows}
+  assert {"frechet", "kernel_mmd", "class_tv"} <= {r["metric"] for r in rows}
+  assert (tmp_path / "evaluate" / "samples_student.png").stat().st_size > 0
+
+
+def test_missing_images_are_one_line_with_the_command_that_prepares_them(tmp_path):
+  done = run_main(
+    "--config=configs/cifar_dmmd.py", f"--config.dataset.path={tmp_path}", f"--workdir={tmp_path}/w"
+  )
+  assert done.returncode == 2 and "tfds.builder('cifar10'" in done.stderr, done.stderr
+  assert not (tmp_path / "w").exists()
