@@ -106,7 +106,7 @@ def _plot_quality(path: pathlib.Path, rows: list[dict], reference: Reference) ->
     if metric in reference:
       axis.axhline(reference[metric][0], color="gray", linestyle=":", label="real data")
     axis.set_xscale("log", base=2)
-    if metric == "frechet":
+    if metric in ("fid", "frechet"):
       axis.set_yscale("log")
     axis.set_xlabel("NFE")
     axis.set_title(_TITLES.get(metric, metric).split(" (")[0].split(":")[0], fontsize=9)

@@ -158,6 +158,20 @@ def embed_states(table: jax.Array, z: jax.Array, dtype) -> jax.Array:
   return table[z]
 
 
+def fold(h: jax.Array, p: int) -> jax.Array:
+  """Squares of `p` by `p` pixels as one: `[B, H, W, F]` to `[B, H/p, W/p, p*p*F]`."""
+  b, height, width, f = h.shape
+  h = h.reshape(b, height // p, p, width // p, p, f).transpose(0, 1, 3, 2, 4, 5)
+  return h.reshape(b, height // p, width // p, p * p * f)
+
+
+def unfold(h: jax.Array, p: int) -> jax.Array:
+  """The inverse of `fold`."""
+  b, height, width, f = h.shape
+  h = h.reshape(b, height, width, p, p, f // p**2).transpose(0, 1, 3, 2, 4, 5)
+  return h.reshape(b, height * p, width * p, f // p**2)
+
+
 def time_embedding(t: jax.Array, width: int, dtype) -> jax.Array:
   """Times `[...]` as `[..., width]`: sinusoids of 1 to 1000 radians through two layers."""
   frequencies = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), width // 2))
@@ -182,7 +196,7 @@ def condition(time: jax.Array, labels: jax.Array | None, num_classes: int) -> ja
     )
     labels = jnp.full(len(time), num_classes) if labels is None else labels
     time += table(labels)[:, None]
-  return nn.silu(time)
+  return split_examples(nn.silu(time))
 
 
 def modulation(time: jax.Array, width: int, parts: int, dtype, name: str = "modulation"):

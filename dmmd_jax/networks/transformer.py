@@ -163,16 +163,14 @@ class Transformer(nn.Module):
     b, f = h.shape[0], h.shape[-1]
     if len(grid) == 1:
       return h.reshape(b, -1, p * f)
-    h = h.reshape(b, grid[0], p, grid[1], p, f).transpose(0, 1, 3, 2, 4, 5)
-    return h.reshape(b, grid[0] * grid[1], p * p * f)
+    return layers.fold(h, p).reshape(b, -1, p * p * f)
 
   def _unfold(self, h: jax.Array, features: int) -> jax.Array:
     """The inverse of `_fold`."""
     p, grid = self.config.patch, self.config.grid
     if len(grid) == 1:
       return h.reshape(h.shape[0], -1, features)
-    h = h.reshape(h.shape[0], *grid, p, p, features).transpose(0, 1, 3, 2, 4, 5)
-    return h.reshape(h.shape[0], grid[0] * p, grid[1] * p, features)
+    return layers.unfold(h.reshape(h.shape[0], *grid, -1), p)
 
 
 def _attention_mask(

@@ -86,13 +86,14 @@ class UViT(nn.Module):
       for i in range(c.res_blocks):
         h = res_block(c, c.channels[level], training, name=f"down_{level}_block_{i}")(h, time)
         skips.append(h)
-      h = dense(below, ("patch", "embed"), c.dtype, name=f"down_{level}")(_fold(h))
+      h = dense(below, ("patch", "embed"), c.dtype, name=f"down_{level}")(layers.fold(h, 2))
     angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
     h = h.reshape(len(z), -1, c.width)
     h, _ = layers.stack(c.stack, training, "layers")(h, time, angles, None, None, 0)
     h = h.reshape(len(z), *c.grid, c.width)
     for level, features in reversed(list(enumerate(c.channels))):
-      h = _unfold(dense(4 * features, ("embed", "mlp"), c.dtype, name=f"up_{level}")(h))
+      h = dense(4 * features, ("embed", "mlp"), c.dtype, name=f"up_{level}")(h)
+      h = layers.unfold(h, 2)
       for i in range(c.res_blocks):
         both = jnp.concatenate([h, skips.pop()], -1)
         h = dense(features, ("mlp", "embed"), c.dtype, name=f"up_{level}_join_{i}")(both)
@@ -143,17 +144,3 @@ class _ResBlock(nn.Module):
       bias_init=partitioned(nn.initializers.zeros, axes[-1]),
       name=name,
     )
-
-
-def _fold(h: jax.Array) -> jax.Array:
-  """`[B, H, W, F]` to `[B, H/2, W/2, 4F]`."""
-  b, height, width, f = h.shape
-  h = h.reshape(b, height // 2, 2, width // 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
-  return h.reshape(b, height // 2, width // 2, 4 * f)
-
-
-def _unfold(h: jax.Array) -> jax.Array:
-  """The inverse of `_fold`."""
-  b, height, width, f = h.shape
-  h = h.reshape(b, height, width, 2, 2, f // 4).transpose(0, 1, 3, 2, 4, 5)
-  return h.reshape(b, 2 * height, 2 * width, f // 4)
