@@ -11,9 +11,13 @@ import time
 import jax
 from jax._src.distributed import global_state  # what jax.experimental.multihost_utils uses
 
+from dmmd_jax.config import ConfigError
+
 # A process that says nothing for so long is lost, and the others end.
 _PATIENCE_SECONDS = 60
 _FINISHED = "finished"
+
+_ADDRESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def join() -> None:
@@ -21,18 +25,19 @@ def join() -> None:
 
   By `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, as the tasks of a Slurm
   step, or as the hosts of a Cloud TPU slice. Does nothing where there is one process. When another
-  process is lost this one ends in one line, with exit code 1.
+  process is lost this one ends in one line, with exit code 1. Raises `ConfigError` where only some
+  of the variables are set.
   """
   patience = float(os.environ.get("DMMD_PATIENCE_SECONDS", _PATIENCE_SECONDS))
   # jax ends the others too, but later and in a hundred lines.
   options = {"heartbeat_timeout_seconds": int(2 * patience)}
-  if "JAX_NUM_PROCESSES" in os.environ:
+  given = [name for name in _ADDRESS if name in os.environ]
+  if given:
+    if len(given) < len(_ADDRESS):
+      raise ConfigError(f"only {', '.join(given)} is set; expected all of {', '.join(_ADDRESS)}")
+    address, number, index = (os.environ[name] for name in _ADDRESS)
     jax.distributed.initialize(
-      os.environ["JAX_COORDINATOR_ADDRESS"],
-      int(os.environ["JAX_NUM_PROCESSES"]),
-      int(os.environ["JAX_PROCESS_ID"]),
-      cluster_detection_method="deactivate",
-      **options,
+      address, int(number), int(index), cluster_detection_method="deactivate", **options
     )
   elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
     jax.distributed.initialize(cluster_detection_method="slurm", **options)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.test_main import run_main
 from tests.test_training import TOY, equal, final_files, newest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -168,3 +169,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_another_mesh_goes_on(tmp
     final_files(workdir, "teacher", 60),
     whole,
   )
+
+
+def test_half_an_address_is_one_clear_line(tmp_path):
+  done = run_main(*MAIN[2:], f"--workdir={tmp_path}/w", JAX_NUM_PROCESSES="2", JAX_PLATFORMS="cpu")
+  assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+  assert "only JAX_NUM_PROCESSES is set; expected all of JAX_COORDINATOR_ADDRESS" in done.stderr
