@@ -50,7 +50,7 @@ def test_starts_fast(args):
   assert time.perf_counter() - start < 2.0
 
 
-ONE_DEVICE = {"XLA_FLAGS": ""}  # compiles sooner than eight
+ONE_DEVICE = {"XLA_FLAGS": "--xla_backend_optimization_level=1"}  # compiles sooner than eight
 TINY = [
   "--config=configs/coins_dmmd.py",
   "--config.network.width=16",
@@ -102,7 +102,7 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
 def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
   """With a worker process, the U-ViT, made images and all phases; shortened once more."""
   done = run_main(
-    "--config=configs/cifar_dmmd_kernel.py",
+    "--config=configs/cifar_dmmd.py",
     "--config.preset=smoke",
     "--config.teacher.num_steps=2",
     "--config.distill.num_steps=1",

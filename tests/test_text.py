@@ -41,7 +41,7 @@ def run(module, *args):
     [sys.executable, "-m", f"dmmd_jax.{module}", *map(str, args)],
     capture_output=True,
     text=True,
-    env=os.environ | {"XLA_FLAGS": ""},
+    env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
     timeout=300,
   )
 

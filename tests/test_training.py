@@ -174,7 +174,9 @@ TOY = [
 
 def start(workdir, *args):
   command = [sys.executable, "-m", "dmmd_jax.main", *TOY, *args, f"--workdir={workdir}"]
-  environment = os.environ | {"XLA_FLAGS": ""}  # one device compiles sooner than eight
+  environment = os.environ | {
+    "XLA_FLAGS": "--xla_backend_optimization_level=1"
+  }  # one device compiles sooner than eight
   return subprocess.Popen(
     command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
   )

@@ -162,7 +162,7 @@ def test_overfits_64_images():
   config = cifar_dmmd.get_config()
   config.network.update(
     {
-      "channels": (32,), "res_blocks": 1, "width": 64, "depth": 2, "heads": 2, "embed_dim": 16,
+      "channels": (24,), "res_blocks": 1, "width": 64, "depth": 1, "heads": 2, "embed_dim": 16,
       "dtype": "float32", "dropout": 0.0,
     }
   )  # fmt: skip
