@@ -6,6 +6,7 @@ Heavy packages are imported only after the config has been checked.
 import importlib
 import pathlib
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -63,6 +64,11 @@ def main(argv: list[str]) -> None:
     if jax.process_count() == 1:
       raise
     hosts.leave(f"another one seems to be lost ({str(error).splitlines()[0][:200]})")
+  except Exception as error:
+    if jax.process_count() == 1:
+      raise
+    traceback.print_exc()
+    hosts.leave(f"{type(error).__name__}, see above")  # the others would wait for it
 
 
 def _run_phases(config, name: str, workdir: pathlib.Path) -> None:
