@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.scaling import flops
+from benchmarks.counting import flops
 from configs import cifar_dmmd
 from dmmd_jax import training
 from dmmd_jax.data.images import stripes

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.scaling import flops
+from benchmarks.counting import flops
 from configs import coins_dmmd, coins_kernel, digits_dmmd
 from dmmd_jax import parallel, training
 from dmmd_jax.data.pipeline import Batch
