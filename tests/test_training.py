@@ -109,6 +109,19 @@ def test_a_finished_job_does_nothing_but_restore(tmp_path):
   assert equal(first, training.train(job(), tmp_path, RUN, mesh))
 
 
+def test_an_average_is_that_of_what_was_trained_without_the_start():
+  optimizer = optax.sgd(1.0)
+  model = training.Trainable.create(jnp.array(100.0), optimizer)
+  ema, seen = model.params, []
+  for grad in (99.0, -1.0, -2.0):
+    model = model.update(jnp.array(grad), optimizer)
+    ema = training.average(ema, model, 0.9)
+    seen.append(float(ema))
+  weights = 0.9 ** np.arange(3)[::-1]
+  assert seen[0] == pytest.approx(1.0, rel=1e-3)
+  np.testing.assert_allclose(seen[2], weights @ [1.0, 2.0, 4.0] / weights.sum(), rtol=1e-3)
+
+
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
 def test_states_are_split_as_the_rules_say_and_give_the_same_result(tmp_path, axes):
   mesh = parallel.make_mesh(axes)

@@ -85,7 +85,7 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
 
   def update_student(state, grads):
     student = state.student.update(grads, student_optimizer)
-    return state.replace(student=student, ema=training.average(state.ema, student.params, c.ema))
+    return state.replace(student=student, ema=training.average(state.ema, student, c.ema))
 
   def update_auxiliary(state, grads):
     return state.replace(auxiliary=state.auxiliary.update(grads, auxiliary_optimizer))

@@ -74,7 +74,7 @@ def supervised_step(loss, optimizer: optax.GradientTransformation, config, in_bi
     metrics["gradient_norm"] = optax.tree.norm(grads)
     if in_bits:
       metrics["bits_per_token"] = metrics["loss"] / jnp.log(2.0)
-    return TeacherState(model, training.average(state.ema, model.params, config.ema)), metrics
+    return TeacherState(model, training.average(state.ema, model, config.ema)), metrics
 
   return step
 
