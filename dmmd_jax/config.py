@@ -12,7 +12,7 @@ _CHOICES = {
   "process.name": ("masked", "uniform", "marginal"),
   "process.schedule": ("linear", "cosine", "polynomial"),
   "network.dtype": ("float32", "bfloat16"),
-  "network.remat": ("none", "full", "products"),
+  "network.remat": ("none", "full", "narrow", "products"),
   "teacher.loss": ("bound", "cross_entropy"),
   "teacher.optimizer.decay": ("constant", "linear", "cosine"),
   "distill.method": ("dmmd", "kernel_score", "dmmd_kernel"),

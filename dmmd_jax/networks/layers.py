@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # A table look-up is a matrix product up to this many states: its gradient, a scatter, is slow.
 _ONE_HOT_STATES = 1024
 
-# What the forward pass of a layer leaves for the backward pass.
+# What the forward pass of a layer leaves for the backward pass. The narrow products, those of the
+# network's width, are the cheapest to keep for what it takes to compute them.
 _REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
+  "narrow": jax.checkpoint_policies.save_only_these_names("narrow"),
   "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -99,11 +102,13 @@ class _Layer(nn.Module):
       cache = Cache(k, v)
     attended = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(b, length, c.width)
     attended = dense(c.width, ("heads", "embed"), c.dtype, name="attended")(attended)
+    attended = checkpoint_name(attended, "narrow")
     h += _per_position(gate1, length) * self._drop(attended)
     hidden = dense(c.mlp_ratio * c.width, ("embed", "mlp"), c.dtype, name="mlp_in")(
       modulate_positions(h, shift2, scale2)
     )
     hidden = dense(c.width, ("mlp", "embed"), c.dtype, name="mlp_out")(self._drop(nn.gelu(hidden)))
+    hidden = checkpoint_name(hidden, "narrow")
     return h + _per_position(gate2, length) * hidden, cache
 
   def _drop(self, h: jax.Array) -> jax.Array:

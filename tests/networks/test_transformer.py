@@ -78,7 +78,7 @@ def test_rotary_positions_tell_places_apart_and_time_matters():
   assert jnp.abs(logits - jax.jit(net.apply)(params, z, jnp.array([0.9]))).max() > 1e-5
 
 
-@pytest.mark.parametrize("remat", ["full", "products"])
+@pytest.mark.parametrize("remat", ["full", "narrow", "products"])
 def test_remat_changes_nothing(remat):
   params = random_params(IMAGE)
   z, t = inputs(IMAGE)
