@@ -60,7 +60,8 @@ _POSITIVE = (
 )  # fmt: skip
 
 _UNIT = ("distill.top_p", "evaluate.teacher_top_p")
-_BELOW_ONE = ("network.dropout", "teacher.label_dropout")
+_BELOW_ONE = ("network.dropout", "teacher.label_dropout", "teacher.ema", "distill.ema")
+_TEXT_BELOW_ONE = ("reference.ema",)
 
 
 class ConfigError(Exception):
@@ -125,9 +126,9 @@ def check(config: ConfigDict) -> None:
   for field in _UNIT:
     value = _get(config, field)
     _require(0 < value <= 1, f"{field} is {value}; expected a probability in (0, 1]")
-  for field in _BELOW_ONE:
+  for field in (*_BELOW_ONE, *(_TEXT_BELOW_ONE if is_text else ())):
     value = _get(config, field)
-    _require(0 <= value < 1, f"{field} is {value}; expected a probability in [0, 1)")
+    _require(0 <= value < 1, f"{field} is {value}; expected a number in [0, 1)")
   for field in ("evaluate.teacher_nfe", "evaluate.student_nfe"):
     value = _get(config, field)
     _require(
