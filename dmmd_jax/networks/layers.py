@@ -21,18 +21,23 @@ _REMAT_POLICIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class StackConfig:
-  """Sizes of a stack of transformer layers over positions that come in blocks of `block`.
+class NetworkConfig:
+  """What networks have in common; `shape` is that of one example, `(D,)` or `(H, W, C)`.
 
-  `conv` positions of a block are mixed before attention; 0 leaves that out.
+  `width`, `depth`, `heads` and `mlp_ratio` are those of the transformer; `embed_dim` features stand
+  for one token.
   """
 
-  width: int
-  depth: int
-  heads: int
+  shape: tuple[int, ...]
+  num_states: int
+  num_categories: int
+  width: int = 128
+  depth: int = 4
+  heads: int = 4
   mlp_ratio: int = 4
-  block: int = 0
-  conv: int = 0
+  embed_dim: int = 32
+  noise_channels: int = 0
+  num_classes: int = 0
   dropout: float = 0.0
   dtype: Any = jnp.float32
   remat: str = "none"
@@ -45,17 +50,18 @@ class Cache(NamedTuple):
   values: jax.Array
 
   @classmethod
-  def empty(cls, c: StackConfig, batch_size: int, positions: int) -> "Cache":
+  def empty(cls, c: NetworkConfig, batch_size: int, positions: int) -> "Cache":
     zeros = jnp.zeros((c.depth, batch_size, positions, c.heads, c.width // c.heads), c.dtype)
     return cls(zeros, zeros)
 
 
-def stack(c: StackConfig, training: bool, name: str):
+def stack(c: NetworkConfig, training: bool, name: str, block: int = 0, conv: int = 0):
   """Layers under one `lax.scan`: `(h, time, angles, mask, cache, first) -> (h, cache)`.
 
   `h` `[B, positions, width]`; `time` `[B, T, width]` for `T` evenly shared times; `angles` of
   rotary positions or None; `mask` bool, broadcast against `[B, heads, queries, keys]`, or None;
-  `first` is the place of the first position in the cache.
+  `first` is the place of the first position in the cache. Before attention `conv` neighbours are
+  mixed, within blocks of `block` positions.
   """
   layers = nn.scan(
     remat(_Layer, c.remat, in_loop=True),
@@ -65,7 +71,7 @@ def stack(c: StackConfig, training: bool, name: str):
     length=c.depth,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
-  return layers(c, training, name=name)
+  return layers(c, training, block, conv, name=name)
 
 
 def remat(layer: type[nn.Module], policy: str, in_loop: bool = False) -> type[nn.Module]:
@@ -77,8 +83,10 @@ def remat(layer: type[nn.Module], policy: str, in_loop: bool = False) -> type[nn
 
 
 class _Layer(nn.Module):
-  config: StackConfig
+  config: NetworkConfig
   training: bool
+  block: int
+  conv: int
 
   @nn.compact
   def __call__(self, h, time, angles, mask, cache, first):
@@ -87,7 +95,7 @@ class _Layer(nn.Module):
     shift1, scale1, gate1, shift2, scale2, gate2 = modulation(time, c.width, 6, c.dtype)
     b, length, _ = h.shape
     mixed = modulate_positions(h, shift1, scale1)
-    if c.conv:
+    if self.conv:
       mixed = self._mix_neighbours(mixed)
     # Heads come first, so that splitting the product over devices splits it by heads.
     qkv = dense(3 * c.width, ("embed", "heads"), c.dtype, name="qkv")(mixed)
@@ -117,15 +125,15 @@ class _Layer(nn.Module):
   def _mix_neighbours(self, h: jax.Array) -> jax.Array:
     """A depthwise convolution that no block looks out of, the identity at first."""
     c = self.config
-    centre = c.conv // 2
+    centre = self.conv // 2
     kernel = self.param(
       "conv",
       partitioned(lambda key, shape: jnp.zeros(shape).at[centre].set(1.0), None, "embed"),
-      (c.conv, c.width),
+      (self.conv, c.width),
     ).astype(c.dtype)
-    blocks = h.reshape(-1, min(c.block, h.shape[1]), c.width)
-    padded = jnp.pad(blocks, ((0, 0), (centre, c.conv - 1 - centre), (0, 0)))
-    shifted = (kernel[i] * padded[:, i : i + blocks.shape[1]] for i in range(c.conv))
+    blocks = h.reshape(-1, min(self.block, h.shape[1]), c.width)
+    padded = jnp.pad(blocks, ((0, 0), (centre, self.conv - 1 - centre), (0, 0)))
+    shifted = (kernel[i] * padded[:, i : i + blocks.shape[1]] for i in range(self.conv))
     return sum(shifted).reshape(h.shape)
 
 

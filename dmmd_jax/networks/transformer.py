@@ -5,41 +5,27 @@ Bidirectional; in blocks (bidirectional within a block, causal between them); or
 
 import dataclasses
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dmmd_jax.networks import layers
-from dmmd_jax.networks.layers import Cache, dense, partitioned
+from dmmd_jax.networks.layers import Cache, NetworkConfig, dense, partitioned
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-  """Sizes of a transformer; `shape` is that of one example, `(D,)` or `(H, W, C)`.
+class TransformerConfig(NetworkConfig):
+  """Sizes of a transformer, for which `patch` tokens, or squares of so many pixels, are one.
 
   `block` tokens of a sequence are one block, which sees itself and the blocks before it; 0 is the
   whole example. `block = 1` is causal. `conv` tokens, within a block, are mixed before attention.
   """
 
-  shape: tuple[int, ...]
-  num_states: int
-  num_categories: int
-  width: int = 128
-  depth: int = 4
-  heads: int = 4
   patch: int = 1
-  embed_dim: int = 32
-  mlp_ratio: int = 4
   positions: str = "rotary"
   conv: int = 0
   block: int = 0
-  noise_channels: int = 0
-  num_classes: int = 0
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
-  remat: str = "none"
 
   @property
   def grid(self) -> tuple[int, ...]:
@@ -55,13 +41,8 @@ class TransformerConfig:
     """Patches of a block."""
     return self.block // self.patch or self.num_patches
 
-  @property
-  def stack(self) -> layers.StackConfig:
-    same = ("width", "depth", "heads", "mlp_ratio", "conv", "dropout", "dtype", "remat")
-    return layers.StackConfig(block=self.block_patches, **{n: getattr(self, n) for n in same})
-
   def empty_cache(self, batch_size: int) -> Cache:
-    return Cache.empty(self.stack, batch_size, self.num_patches)
+    return Cache.empty(self, batch_size, self.num_patches)
 
 
 class Transformer(nn.Module):
@@ -121,7 +102,8 @@ class Transformer(nn.Module):
     else:
       angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
       angles = tuple(a[place] for a in angles)
-    h, cache = layers.stack(c.stack, training, "layers")(h, time, angles, mask, cache, first)
+    stack = layers.stack(c, training, "layers", c.block_patches, c.conv)
+    h, cache = stack(h, time, angles, mask, cache, first)
     h = layers.modulate_positions(h, *layers.modulation(time, c.width, 2, c.dtype, "out_norm"))
     h = h[:, :length]
     channels = c.shape[2] if len(c.shape) == 3 else 1

@@ -5,50 +5,31 @@ between the two ways (simple diffusion, arXiv 2301.11093).
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dmmd_jax.networks import layers
-from dmmd_jax.networks.layers import dense, partitioned
+from dmmd_jax.networks.layers import NetworkConfig, dense, partitioned
 
 
 @dataclasses.dataclass(frozen=True)
-class UViTConfig:
+class UViTConfig(NetworkConfig):
   """Sizes of a U-ViT for images of `shape` `(H, W, C)`.
 
   `channels` are the features at full resolution, at half of it, and so on, with `res_blocks`
-  residual blocks each on the way down and as many on the way up. The transformer, of `width`, works
-  at half the last of these resolutions. `embed_dim` features stand for one channel of a pixel.
+  residual blocks each on the way down and as many on the way up. The transformer works at half the
+  last of these resolutions. `embed_dim` features stand for one channel of a pixel.
   """
 
-  shape: tuple[int, int, int]
-  num_states: int
-  num_categories: int
   channels: tuple[int, ...] = (64,)
   res_blocks: int = 2
-  width: int = 128
-  depth: int = 4
-  heads: int = 4
-  mlp_ratio: int = 4
-  embed_dim: int = 32
-  noise_channels: int = 0
-  num_classes: int = 0
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
-  remat: str = "none"
 
   @property
   def grid(self) -> tuple[int, int]:
     """Height and width of what the transformer sees."""
     return tuple(side // 2 ** len(self.channels) for side in self.shape[:2])
-
-  @property
-  def stack(self) -> layers.StackConfig:
-    same = ("width", "depth", "heads", "mlp_ratio", "dropout", "dtype", "remat")
-    return layers.StackConfig(**{name: getattr(self, name) for name in same})
 
 
 class UViT(nn.Module):
@@ -89,7 +70,7 @@ class UViT(nn.Module):
       h = dense(below, ("patch", "embed"), c.dtype, name=f"down_{level}")(layers.fold(h, 2))
     angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
     h = h.reshape(len(z), -1, c.width)
-    h, _ = layers.stack(c.stack, training, "layers")(h, time, angles, None, None, 0)
+    h, _ = layers.stack(c, training, "layers")(h, time, angles, None, None, 0)
     h = h.reshape(len(z), *c.grid, c.width)
     for level, features in reversed(list(enumerate(c.channels))):
       h = dense(4 * features, ("embed", "mlp"), c.dtype, name=f"up_{level}")(h)
