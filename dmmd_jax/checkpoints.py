@@ -1,17 +1,16 @@
 """Checkpoints of a phase, with orbax: asynchronous, atomic, the last few kept."""
 
-import pathlib
-
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from dmmd_jax.workdir import latest_step
 
 
-def open_manager(directory: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+def open_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
   """A manager of `<directory>/<step>`; unfinished checkpoints of a killed run are never seen."""
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-  return ocp.CheckpointManager(directory.absolute(), options=options)
+  return ocp.CheckpointManager(_absolute(directory), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state) -> None:
@@ -24,17 +23,22 @@ def restore(manager: ocp.CheckpointManager, step: int, abstract_state):
   return manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
 
 
-def restore_part(directory: pathlib.Path, abstract_part):
+def restore_part(directory: epath.Path, abstract_part):
   """Reads the subtree `abstract_part`, such as `{"ema": params}`, of the last checkpoint."""
   with ocp.PyTreeCheckpointer() as checkpointer:
     return checkpointer.restore(
-      directory.absolute() / str(latest_step(directory.parent)) / "default",
+      _absolute(directory) / str(latest_step(directory.parent)) / "default",
       args=ocp.args.PyTreeRestore(
         abstract_part,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_part),
         partial_restore=True,
       ),
     )
+
+
+def _absolute(directory: epath.Path) -> epath.Path:
+  """The path that orbax wants; `absolute` takes the name of a bucket for that of a folder."""
+  return directory if directory.is_absolute() else directory.absolute()
 
 
 def abstract_like(tree, shardings):

@@ -9,6 +9,7 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from dmmd_jax import config as config_checks
@@ -19,7 +20,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment, a file of configs/; override with --config.section.field=value."
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder for checkpoints, logs and results; default runs/<name of the config>."
+  "workdir",
+  None,
+  "Folder, or gs://bucket/folder, for all that a run leaves; default runs/<name of the config>.",
 )
 
 
@@ -31,11 +34,11 @@ def main(argv: list[str]) -> None:
     _exit("no --config; try --config=configs/digits_dmmd.py")
   config = _CONFIG.value
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-  workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / name)
   given = config_flags.get_override_values(flags.FLAGS["config"])
   try:
     config_checks.apply_preset(config, given)
     config_checks.check(config)
+    workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
     workdirs.check(config, workdir)
     keep_compiled_programs()
     import jax
@@ -71,7 +74,7 @@ def main(argv: list[str]) -> None:
     hosts.leave(f"{type(error).__name__}, see above")  # the others would wait for it
 
 
-def _run_phases(config, name: str, workdir: pathlib.Path) -> None:
+def _run_phases(config, name: str, workdir: epath.Path) -> None:
   import jax
 
   from dmmd_jax import parallel

@@ -2,10 +2,10 @@
 
 import json
 import math
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from etils import epath
 
 _TEXTS = 8
 
@@ -31,7 +31,7 @@ Reference = dict[str, tuple[float, float | None]]
 
 
 def save_results(
-  directory: pathlib.Path,
+  directory: epath.Path,
   rows: list[dict],
   reference: Reference,
   bits_per_token: dict[str, tuple[float, float]],
@@ -87,7 +87,7 @@ def _number(value: float, stderr: float | None) -> str:
   return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
-def _plot_quality(path: pathlib.Path, rows: list[dict], reference: Reference) -> None:
+def _plot_quality(path: epath.Path, rows: list[dict], reference: Reference) -> None:
   """Quality against NFE, one panel per metric."""
   plt = _pyplot()
   metrics = list(dict.fromkeys(row["metric"] for row in rows))
@@ -112,12 +112,11 @@ def _plot_quality(path: pathlib.Path, rows: list[dict], reference: Reference) ->
     axis.set_title(_TITLES.get(metric, metric).split(" (")[0].split(":")[0], fontsize=9)
     axis.legend(fontsize=8)
   figure.tight_layout()
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  _save(figure, path, dpi=110)
 
 
 def save_texts(
-  directory: pathlib.Path,
+  directory: epath.Path,
   samples: dict[str, dict[int, np.ndarray]],
   decode: Callable[[np.ndarray], str],
 ) -> None:
@@ -131,7 +130,7 @@ def save_texts(
 
 
 def save_images(
-  directory: pathlib.Path, samples: dict[str, dict[int, np.ndarray]], num_categories: int
+  directory: epath.Path, samples: dict[str, dict[int, np.ndarray]], num_categories: int
 ) -> None:
   """`samples_<model>.png`: per NFE a strip of images; sequences `[n, D]` are drawn as columns."""
   for model, by_nfe in samples.items():
@@ -139,7 +138,7 @@ def save_images(
 
 
 def _plot_samples(
-  path: pathlib.Path, model: str, samples: dict[int, np.ndarray], num_categories: int
+  path: epath.Path, model: str, samples: dict[int, np.ndarray], num_categories: int
 ) -> None:
   plt = _pyplot()
   figure, axes = plt.subplots(
@@ -152,8 +151,7 @@ def _plot_samples(
     axis.set_xticks([])
     axis.set_yticks([])
   figure.suptitle(f"{model}: the first samples of each run, not selected")
-  figure.savefig(path, dpi=90)
-  plt.close(figure)
+  _save(figure, path, dpi=90)
 
 
 def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -164,6 +162,13 @@ def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
   _, h, w, c = images.shape
   tiled = images.reshape(rows, columns, h, w, c).swapaxes(1, 2)
   return tiled.reshape(rows * h, columns * w, c)
+
+
+def _save(figure, path: epath.Path, dpi: int) -> None:
+  """matplotlib itself would write to folders only."""
+  with path.open("wb") as file:
+    figure.savefig(file, format="png", dpi=dpi)
+  _pyplot().close(figure)
 
 
 def _pyplot():

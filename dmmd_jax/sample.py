@@ -1,17 +1,20 @@
 """Prints text from a trained workdir: `python -m dmmd_jax.sample --workdir=runs/text_dmmd`."""
 
-import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from etils import epath
 
 from dmmd_jax import command
 from dmmd_jax import workdir as workdirs
+from dmmd_jax.config import ConfigError
 
 
 def main(argv: list[str] | None = None) -> None:
   parser = command.Parser(prog="python -m dmmd_jax.sample", description="Prints generated text.")
-  parser.add_argument("--workdir", required=True, help="of a run on text")
+  parser.add_argument(
+    "--workdir", required=True, help="of a run on text: a folder, or gs://bucket/folder"
+  )
   parser.add_argument("--model", choices=("student", "teacher"), help="default: student if any")
   parser.add_argument("--prompt", default="", help="how the text begins")
   parser.add_argument("--nfe", type=int, default=16, help="network evaluations, of every block")
@@ -22,19 +25,19 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   if args.nfe < 1 or args.num < 1 or args.temperature <= 0 or not 0 < args.top_p <= 1:
     parser.error("expected nfe and num of at least 1, temperature above 0, top_p in (0, 1]")
-  workdir = pathlib.Path(args.workdir)
-  model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
-  phase = {"student": "distill", "teacher": "teacher"}[model]
   try:
+    workdir = workdirs.locate(args.workdir)
+    model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
+    phase = {"student": "distill", "teacher": "teacher"}[model]
     config = workdirs.load_config(workdir, phase)
     if "alphabet" not in config.dataset:
       raise ValueError(f"{workdir} is a run on {config.dataset.name}; expected one on text")
     _print_texts(args, config, workdir, phase)
-  except (ValueError, FileNotFoundError) as error:
+  except (ConfigError, ValueError, FileNotFoundError) as error:
     parser.error(str(error))
 
 
-def _print_texts(args, config, workdir: pathlib.Path, phase: str) -> None:
+def _print_texts(args, config, workdir: epath.Path, phase: str) -> None:
   command.keep_compiled_programs()
   import jax
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from jax.experimental import multihost_utils
 
 from dmmd_jax import checkpoints, parallel
@@ -120,7 +120,7 @@ def gradients(loss: Callable, params, batch, key: jax.Array, parts: int = 1):
   return jax.tree.map(lambda x: x / parts, total)
 
 
-def train(job: Job, directory: pathlib.Path, config, mesh: jax.sharding.Mesh):
+def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
   """Runs `job` to its last step, from the last checkpoint below `directory` if there is one.
 
   `config` has `seed`, `log_every`, `checkpoint_every`, `keep_checkpoints` and `tensorboard`.
@@ -190,7 +190,7 @@ class _StopFlag:
 class _Log:
   """Progress bar and TensorBoard; looks at a step's metrics while the next one is running."""
 
-  def __init__(self, job: Job, directory: pathlib.Path, start: int, config):
+  def __init__(self, job: Job, directory: epath.Path, start: int, config):
     self._every = config.log_every
     self._pending = None
     self._window = []

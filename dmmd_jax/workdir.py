@@ -1,8 +1,11 @@
 """What a workdir holds: one folder a phase, with its config and its checkpoints. Pure Python."""
 
 import json
+import logging
+import os
 import pathlib
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from dmmd_jax.config import ConfigError, differences
@@ -16,14 +19,67 @@ _SECTIONS = {
 }
 
 
-def latest_step(phase_dir: pathlib.Path) -> int:
+# What orbax and the phases ask of a bucket.
+_READ = ("storage.buckets.get", "storage.objects.get", "storage.objects.list")
+_WRITE = ("storage.objects.create", "storage.objects.delete")
+
+
+def locate(name: str, write: bool = False) -> epath.Path:
+  """A workdir by its name: a folder, or `gs://bucket/folder` of a bucket that may be used.
+
+  Raises `ConfigError` for any other, and where Google Cloud Storage keeps us out.
+  """
+  scheme, is_url, rest = name.partition("://")
+  if is_url and (scheme != "gs" or rest.startswith("/") or not rest):
+    raise ConfigError(f"workdir {name} is unknown storage; expected a folder or gs://bucket/folder")
+  folder = epath.Path(name)
+  if is_url:
+    _check_bucket(rest.split("/")[0], folder, _READ + _WRITE if write else _READ)
+  return folder
+
+
+def _check_bucket(bucket: str, folder: epath.Path, permissions: tuple[str, ...]) -> None:
+  """Asks now what orbax would find out at the first checkpoint."""
+  try:
+    from google.cloud import exceptions, storage
+  except ImportError as error:
+    raise ConfigError(f"{folder} needs google-cloud-storage; pip install 'dmmd_jax[gs]'") from error
+  for name in ("google.auth", "urllib3"):  # warn of what the error below says
+    logging.getLogger(name).setLevel(logging.ERROR)
+  try:
+    granted = storage.Client().bucket(bucket).test_iam_permissions(permissions)
+    missing = sorted(set(permissions) - set(granted))
+    if not missing:
+      folder.exists()  # asks by another client, which looks for credentials by itself
+  except exceptions.NotFound as error:
+    raise ConfigError(f"there is no bucket {bucket}; create it, or name another workdir") from error
+  except Exception as error:  # each of these clients has exceptions of its own
+    raise ConfigError(
+      f"cannot reach {folder} with the credentials of `gcloud auth application-default login`,"
+      f" GOOGLE_APPLICATION_CREDENTIALS or this machine's service account: {error}"
+    ) from error
+  if missing:
+    raise ConfigError(
+      f"bucket {bucket} does not grant {', '.join(missing)}; expected the roles Storage Object User"
+      " and Storage Legacy Bucket Reader, or Storage Admin"
+    )
+
+
+def latest_step(phase_dir: epath.Path) -> int:
   """The step of the last finished checkpoint of a phase; 0 where there is none."""
   checkpoints = phase_dir / "checkpoints"
   names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-  return max((int(name) for name in names if name.isdecimal()), default=0)
+  steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+  return next((step for step in steps if _is_whole(checkpoints / str(step))), 0)
 
 
-def is_complete(config: ConfigDict, workdir: pathlib.Path, phase: str) -> bool:
+def _is_whole(checkpoint: epath.Path) -> bool:
+  """In a bucket nothing can be renamed at once: orbax writes this file last instead."""
+  in_bucket = os.fspath(checkpoint).startswith("gs://")
+  return not in_bucket or (checkpoint / "commit_success.txt").exists()
+
+
+def is_complete(config: ConfigDict, workdir: epath.Path, phase: str) -> bool:
   """Whether `phase` has nothing left to do in `workdir` under this config."""
   if phase == "evaluate":
     done = (workdir / phase / "results.json").exists()
@@ -31,7 +87,7 @@ def is_complete(config: ConfigDict, workdir: pathlib.Path, phase: str) -> bool:
   return latest_step(workdir / phase) >= config[phase].num_steps
 
 
-def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check(config: ConfigDict, workdir: epath.Path) -> None:
   """Raises `ConfigError` where a phase to run lacks what it needs, or was begun differently."""
   if workdir.exists() and not workdir.is_dir():
     raise ConfigError(f"workdir {workdir} is a file; name a folder")
@@ -46,14 +102,14 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
   _check_needs(config, workdir)
 
 
-def _check_needs(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _check_needs(config: ConfigDict, workdir: epath.Path) -> None:
   """A student always starts from a trained network; evaluating an exact teacher needs none."""
   elsewhere = config.distill.teacher_workdir
   used = "distill" in config.phases or (
     "evaluate" in config.phases and config.distill.teacher != "exact"
   )
   made_now = "teacher" in config.phases and not elsewhere
-  teacher_dir = pathlib.Path(elsewhere or workdir) / "teacher"
+  teacher_dir = (locate(elsewhere) if elsewhere else workdir) / "teacher"
   if used and not made_now and not latest_step(teacher_dir):
     raise ConfigError(
       f"no trained teacher in {teacher_dir}; run the phase 'teacher' first, or set"
@@ -63,7 +119,7 @@ def _check_needs(config: ConfigDict, workdir: pathlib.Path) -> None:
     _check_reference(config, workdir)
 
 
-def _check_reference(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _check_reference(config: ConfigDict, workdir: epath.Path) -> None:
   """A text is measured by a language model of the same tokens."""
   c = config.reference
   if c.gpt2:
@@ -73,7 +129,7 @@ def _check_reference(config: ConfigDict, workdir: pathlib.Path) -> None:
         " huggingface.co/openai-community/gpt2), or set reference.gpt2 to their folder"
       )
     return
-  elsewhere = pathlib.Path(c.workdir or workdir)
+  elsewhere = locate(c.workdir) if c.workdir else workdir
   if not latest_step(elsewhere / "reference") and ("reference" not in config.phases or c.workdir):
     raise ConfigError(
       f"no reference model in {elsewhere}; run the phase 'reference' first, or set"
@@ -90,14 +146,14 @@ def _check_reference(config: ConfigDict, workdir: pathlib.Path) -> None:
       )
 
 
-def record(config: ConfigDict, workdir: pathlib.Path, phase: str) -> None:
+def record(config: ConfigDict, workdir: epath.Path, phase: str) -> None:
   """Notes the config under which `phase` runs."""
   path = workdir / phase / "config.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(_relevant(config, phase), indent=1) + "\n")
 
 
-def load_config(workdir: pathlib.Path, phase: str) -> ConfigDict:
+def load_config(workdir: epath.Path, phase: str) -> ConfigDict:
   """The config under which `phase` ran. Raises `FileNotFoundError` where it has not."""
   recorded = _recorded(workdir, phase)
   if recorded is None or (phase != "evaluate" and not latest_step(workdir / phase)):
@@ -118,6 +174,6 @@ def _relevant(config: ConfigDict, phase: str) -> dict:
   return json.loads(json.dumps(relevant | {"seed": config.run.seed}))
 
 
-def _recorded(workdir: pathlib.Path, phase: str) -> dict | None:
+def _recorded(workdir: epath.Path, phase: str) -> dict | None:
   path = workdir / phase / "config.json"
   return json.loads(path.read_text()) if path.exists() else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from dmmd_jax import command
 from dmmd_jax import workdir as workdirs
+from dmmd_jax.config import ConfigError
 
 NGRAMS = (2, 4)
 
@@ -96,13 +97,13 @@ def load_reference(path: str):
   from dmmd_jax.networks.weights import WeightsError
   from dmmd_jax.phases import build, reference
 
-  folder = pathlib.Path(path)
   try:
-    if (folder / "model.safetensors").is_file():
+    if (pathlib.Path(path) / "model.safetensors").is_file():
       return reference.load_gpt2(path)
+    folder = workdirs.locate(path)
     config = workdirs.load_config(folder, "reference")
     return reference.load_trained(folder, build.outline(config), parallel.make_mesh())
-  except (TextError, WeightsError, FileNotFoundError) as error:
+  except (ConfigError, TextError, WeightsError, FileNotFoundError) as error:
     raise ValueError(str(error)) from error
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from dmmd_jax import checkpoints, parallel
 from dmmd_jax.data import alphabets, digits, images, text, tfds_text, toy
@@ -233,7 +233,7 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
 
 
 def load_ema(
-  phase_dir: pathlib.Path, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
+  phase_dir: epath.Path, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
 ) -> Any:
   """The averaged parameters at the end of a phase, made by `init(key)`, sharded over the mesh."""
   boxed = jax.eval_shape(init, jax.random.key(0))

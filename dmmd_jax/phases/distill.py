@@ -1,7 +1,6 @@
 """Distils the teacher into a student of a few steps."""
 
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from etils import epath
 
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import Batches
@@ -31,7 +31,7 @@ class DistillState:
   ema: Any
 
 
-def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
   """Runs `config.distill.num_steps` generator updates with the auxiliary updates between them."""
   c = config.distill
   denoiser = build.make_denoiser(config, dataset)
@@ -44,9 +44,7 @@ def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None
     batches=Batches(
       dataset, updates_per_step(c) * c.batch_size, config.run.seed + 1, config.run.data_workers
     ),
-    given=build.load_ema(
-      pathlib.Path(c.teacher_workdir or workdir) / "teacher", denoiser.init, mesh
-    ),
+    given=build.load_ema(epath.Path(c.teacher_workdir or workdir) / "teacher", denoiser.init, mesh),
   )
   training.train(job, workdir / job.name, config.run, mesh)
 

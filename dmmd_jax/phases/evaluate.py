@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from dmmd_jax import parallel, report
 from dmmd_jax.diffusion.samplers import Samples
@@ -42,7 +43,7 @@ class Blocks(NamedTuple):
   seconds: np.ndarray
 
 
-def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
   """Writes results, figures and samples into `<workdir>/evaluate/` and prints the table.
 
   Samples come in blocks of one size, so that metrics with a bias in the number of samples are
@@ -105,11 +106,11 @@ def with_split(dataset, split: str):
   return dataclasses.replace(dataset, held_out=dataset.validation, validation=dataset.held_out)
 
 
-def make_models(config, workdir: pathlib.Path, dataset, language_model, mesh) -> list[Model]:
+def make_models(config, workdir: epath.Path, dataset, language_model, mesh) -> list[Model]:
   """The teacher, the student where this workdir has one, and for text an autoregressive model."""
   c = config.evaluate
   denoiser = build.make_denoiser(config, dataset)
-  teacher_dir = pathlib.Path(config.distill.teacher_workdir or workdir) / "teacher"
+  teacher_dir = epath.Path(config.distill.teacher_workdir or workdir) / "teacher"
   if config.distill.teacher == "exact":
     predict, params = build.exact_teacher(dataset, denoiser.process), ()
   else:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from dmmd_jax import training
 from dmmd_jax import workdir as workdirs
@@ -49,7 +49,7 @@ class LanguageModel:
     return np.concatenate(parts)
 
 
-def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
   """Trains a causal transformer on the data set for `config.reference.num_steps` steps."""
   c = config.reference
   module = make_module(config, dataset)
@@ -108,13 +108,13 @@ def sample(
   return sample_autoregressively(predict, cache, key, shape, temperature, top_p)
 
 
-def load(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+def load(config, workdir: epath.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
   """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained.
 
   Raises `WeightsError` where the folder has no GPT-2, or one of other tokens.
   """
   if not config.reference.gpt2:
-    return load_trained(pathlib.Path(config.reference.workdir or workdir), dataset, mesh)
+    return load_trained(epath.Path(config.reference.workdir or workdir), dataset, mesh)
   model = load_gpt2(config.reference.gpt2)
   if model.num_categories < dataset.num_categories or model.length < dataset.shape[0]:
     raise WeightsError(
@@ -124,7 +124,7 @@ def load(config, workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> Lan
   return model
 
 
-def load_trained(workdir: pathlib.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+def load_trained(workdir: epath.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
   """The model that the phase `reference` left in a workdir, with the sizes that it has there."""
   module = make_module(workdirs.load_config(workdir, "reference"), dataset)
   return LanguageModel(

@@ -1,7 +1,6 @@
 """Trains a diffusion model: the teacher."""
 
 import functools
-import pathlib
 from typing import Any
 
 import flax
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import Batch, Batches
@@ -25,7 +25,7 @@ class TeacherState:
   ema: Any
 
 
-def run(config, dataset, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
   """Trains a denoiser on the data set for `config.teacher.num_steps` steps."""
   c = config.teacher
   denoiser = build.make_denoiser(config, dataset)
