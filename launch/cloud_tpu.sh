@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice: one process on every worker, started again by itself when it stops.
 #
-#   export TPU_NAME=mine ZONE=us-west4-a CONFIG=configs/cifar_dmmd.py WORKDIR=/mnt/runs/mine
+#   export TPU_NAME=mine ZONE=us-west4-a CONFIG=configs/cifar_dmmd.py WORKDIR=gs://bucket/runs/mine
 #   launch/cloud_tpu.sh create, then install, run [-- --config.field=value ...], logs
 #   launch/cloud_tpu.sh watch mine [-- ...]   # does all of that, and replaces a preempted node
 #   launch/cloud_tpu.sh delete mine
@@ -76,7 +76,7 @@ install() {
     everywhere "${SETUP:+$SETUP && }mkdir -p dmmd_jax && tar -xzf dmmd_jax.tar.gz -C dmmd_jax &&\
  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv && cd dmmd_jax &&\
  python3 -m uv venv --quiet --allow-existing --python=3.12 .venv &&\
- python3 -m uv pip install --quiet --python=.venv/bin/python --editable=.[tpu]"
+ python3 -m uv pip install --quiet --python=.venv/bin/python --editable=.[tpu,gs]"
 }
 
 start() {

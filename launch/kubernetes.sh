@@ -64,7 +64,8 @@ case $action in
     for variable in IMAGE CLAIM CONFIG WORKDIR HOSTS; do
       [[ -n ${!variable:-} ]] || die "set $variable; see the head of the script"
     done
-    [[ $WORKDIR == /runs/* ]] || die "WORKDIR is $WORKDIR; it must be in /runs, the shared volume"
+    [[ $WORKDIR == /runs/* || $WORKDIR == gs://* ]] ||
+      die "WORKDIR is $WORKDIR; it must be in /runs, the shared volume, or in gs://"
     NAME=${NAME:-dmmd-$target}
     MAX_RESTARTS=${MAX_RESTARTS:-5}
     TPU_ACCELERATOR=${TPU_ACCELERATOR:-tpu-v5-lite-podslice}

@@ -104,7 +104,7 @@ def test_tpu_install_plan(shell):
   assert copy[4:8] == ["scp", "/tmp/mine.tar.gz", "mine:dmmd_jax.tar.gz", "--worker=all"]
   assert install[4:7] == ["ssh", "mine", "--worker=all"]
   assert install[7].startswith(f"--command={mount} && mkdir -p dmmd_jax && tar -xzf")
-  assert install[7].endswith("--editable=.[tpu]")
+  assert install[7].endswith("--editable=.[tpu,gs]")
 
 
 def test_tpu_run_plan_keeps_the_arguments_whole(shell):
@@ -306,6 +306,11 @@ def _fits_the_schema(jobset: dict) -> bool:
   return JobSet.from_dict(jobset).to_dict() == jobset
 
 
+def test_kubernetes_takes_a_workdir_in_a_bucket(shell):
+  job = _job(_rendered(shell, "tpu", **POD | {"WORKDIR": "gs://bucket/mine"}))
+  assert "--workdir=gs://bucket/mine" in job["template"]["spec"]["containers"][0]["args"]
+
+
 @pytest.mark.parametrize("kind", ["tpu", "gpu"])
 def test_kubernetes_renders_a_valid_jobset(shell, kind):
   jobset = _rendered(shell, kind, "--", PHASES, "it's", **POD)
@@ -384,7 +389,7 @@ def test_kubernetes_applies_what_it_shows(shell):
     (["apply", "cpu"], POD, ["apply tpu"]),
     (["apply", "tpu"], {**POD, "IMAGE": ""}, ["IMAGE"]),
     (["apply", "gpu"], {**POD, "HOSTS": ""}, ["HOSTS"]),
-    (["apply", "gpu"], {**POD, "WORKDIR": "runs/mine"}, ["/runs"]),
+    (["apply", "gpu"], {**POD, "WORKDIR": "runs/mine"}, ["/runs", "gs://"]),
     (["apply", "gpu", "--config.run.seed=1"], POD, ["after --"]),
     (["delete"], POD, ["delete NAME"]),
     (["logs"], POD, ["logs NAME"]),
