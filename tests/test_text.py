@@ -4,11 +4,14 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from tests.test_hosts import finish, start
 
 WORDS = ("old new red big wet odd", "cat dog man cow fox", "two six ten no")
 SENTENCES = [
@@ -68,6 +71,24 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
   assert "sha256" in printed and "bits per token of the held-out split" in printed
   samples = (evaluate / "samples.md").read_text()
   assert "## student, 2 NFE" in samples and samples.count("---") == 3 * 7
+
+
+def test_two_processes_measure_what_one_does(trained, tmp_path):
+  folder, _ = trained
+  shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluate"))
+  command = [
+    "-m", "dmmd_jax.main", *TINY, f"--config.dataset.path={folder / 'texts'}",
+    "--config.phases=('evaluate',)", "--config.run.mesh=(1,-1,1)", f"--workdir={tmp_path}/run",
+  ]  # fmt: skip
+  finish(start(command, 2, tmp_path / "log"), tmp_path / "log")
+  one, two = (
+    json.loads((path / "run" / "evaluate" / "results.json").read_text())
+    for path in (folder, tmp_path)
+  )
+  for a, b in zip(one["rows"], two["rows"], strict=True):
+    name = a["model"], a["metric"]
+    assert name == (b["model"], b["metric"])
+    assert a["value"] == pytest.approx(b["value"], rel=1e-3, abs=1e-5), name
 
 
 def test_text_is_printed_with_its_prompt(trained):

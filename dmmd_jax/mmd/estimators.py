@@ -103,7 +103,7 @@ def gram_sums(
   """
   kernel = kernel.fit(pooled)
   size = len(pooled)
-  mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("data",))
+  mesh = mesh or Mesh(np.array(jax.local_devices()[:1]), ("data",))
   num_blocks = -(-size // block_size)
   block = -(-size // num_blocks)  # even ones: little is padding
   padding = num_blocks * block - size
