@@ -80,7 +80,7 @@ def test_two_processes_measure_what_one_does(trained, tmp_path):
     "-m", "dmmd_jax.main", *TINY, f"--config.dataset.path={folder / 'texts'}",
     "--config.phases=('evaluate',)", "--config.run.mesh=(1,-1,1)", f"--workdir={tmp_path}/run",
   ]  # fmt: skip
-  finish(start(command, 2, tmp_path / "log"), tmp_path / "log")
+  finish(start(command, 2, tmp_path / "log", devices=2), tmp_path / "log")
   one, two = (
     json.loads((path / "run" / "evaluate" / "results.json").read_text())
     for path in (folder, tmp_path)
