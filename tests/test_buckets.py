@@ -16,7 +16,8 @@ from google.cloud import storage
 
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
-from tests.test_main import ONE_DEVICE, TINY, run_main
+from tests.conftest import ONE_DEVICE
+from tests.test_main import TINY, run_main
 
 
 class Handler(server.RequestHandler):

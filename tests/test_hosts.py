@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import QUICK
 from tests.test_main import run_main
 from tests.test_training import TOY, equal, final_files, newest
 
@@ -29,8 +30,7 @@ def start(command, num_processes, log, devices=8):
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // num_processes}"
-      " --xla_backend_optimization_level=1",
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // num_processes} {QUICK}",
       "DMMD_PATIENCE_SECONDS": "10",
     }
     if num_processes > 1:

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.conftest import ONE_DEVICE
+
 
 def run_main(*args, cwd=".", **environment):
   return subprocess.run(
@@ -50,7 +52,6 @@ def test_starts_fast(args):
   assert time.perf_counter() - start < 2.0
 
 
-ONE_DEVICE = {"XLA_FLAGS": "--xla_backend_optimization_level=1"}  # compiles sooner than eight
 TINY = [
   "--config=configs/coins_dmmd.py",
   "--config.network.width=16",

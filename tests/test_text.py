@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.conftest import ONE_DEVICE
 from tests.test_hosts import finish, start
 
 WORDS = ("old new red big wet odd", "cat dog man cow fox", "two six ten no")
@@ -44,7 +45,7 @@ def run(module, *args):
     [sys.executable, "-m", f"dmmd_jax.{module}", *map(str, args)],
     capture_output=True,
     text=True,
-    env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
+    env=os.environ | ONE_DEVICE,
     timeout=300,
   )
 

@@ -18,6 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dmmd_jax import checkpoints, parallel, training
+from tests.conftest import ONE_DEVICE
 
 RUN = ConfigDict(
   {"seed": 0, "log_every": 5, "checkpoint_every": 4, "keep_checkpoints": 2, "tensorboard": False}
@@ -187,11 +188,8 @@ TOY = [
 
 def start(workdir, *args):
   command = [sys.executable, "-m", "dmmd_jax.main", *TOY, *args, f"--workdir={workdir}"]
-  environment = os.environ | {
-    "XLA_FLAGS": "--xla_backend_optimization_level=1"
-  }  # one device compiles sooner than eight
   return subprocess.Popen(
-    command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    command, env=os.environ | ONE_DEVICE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
   )
 
 
