@@ -86,7 +86,8 @@ def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
 def average(ema, model: Trainable, decay: float):
   """One step of the exponential moving average of a model's parameters, from its first update on.
 
-  The random start has no part in it, however short the run (the bias correction of Adam, arXiv
+  `ema` is a pytree like the parameters, `decay` in [0, 1), `model` has at least one update behind
+  it. The random start has no part in it, however short the run (the bias correction of Adam, arXiv
   1412.6980, section 3, made at every step).
   """
   return optax.incremental_update(
