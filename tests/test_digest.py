@@ -1,0 +1,49 @@
+"""Digests: every bit counts, the mesh does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dmmd_jax import parallel
+from dmmd_jax.digest import digest
+
+TREE = {
+  "kernel": np.arange(64, dtype=np.float32).reshape(8, 8),
+  "bias": np.zeros(8, np.float32),
+  "count": np.int32(3),
+  "half": np.ones((4, 2), jnp.bfloat16),
+  "flag": np.array([True, False]),
+}
+
+
+def changed(name, value):
+  return TREE | {name: value}
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    changed("kernel", TREE["kernel"].T.copy()),
+    changed("kernel", TREE["kernel"].reshape(4, 16)),
+    changed("kernel", np.nextafter(TREE["kernel"], np.inf, dtype=np.float32)),
+    changed("bias", np.array([0.0] * 7 + [-0.0], np.float32)),
+    changed("count", np.uint32(3)),
+    changed("half", np.array([[1, 1], [1, 1], [1, 1], [1, 1.0078125]], jnp.bfloat16)),
+    changed("flag", np.array([False, True])),
+    {"weight" if name == "kernel" else name: leaf for name, leaf in TREE.items()},
+  ],
+  ids=["order", "shape", "last_bit", "sign", "dtype", "bfloat16", "bool", "name"],
+)
+def test_any_difference_changes_the_digest(other):
+  assert digest(jax.tree.map(jnp.asarray, other)) != digest(jax.tree.map(jnp.asarray, TREE))
+
+
+@pytest.mark.parametrize("spec", [("data", None), (None, "tensor"), ("fsdp", ("data", "tensor"))])
+def test_the_mesh_makes_no_difference(spec):
+  mesh = parallel.make_mesh((2, 2, 2))
+  sharding = NamedSharding(mesh, PartitionSpec(*spec))
+  split = changed("kernel", jax.device_put(TREE["kernel"], sharding))
+  assert len(split["kernel"].sharding.device_set) == 8
+  assert digest(split) == digest(jax.tree.map(jnp.asarray, TREE))
