@@ -10,9 +10,9 @@ import argparse
 import pathlib
 
 import matplotlib
+from etils import epath
 
-from dmmd_jax import parallel
-from dmmd_jax import workdir as workdirs
+from dmmd_jax import parallel, records
 from dmmd_jax.metrics.suites import make_measures
 from dmmd_jax.phases import build, evaluate, reference
 
@@ -21,31 +21,35 @@ from matplotlib import pyplot as plt
 
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 TOP_PS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)
+# Two minibatches of the Gradient Moment.
+BLOCK_SIZE = 256
 METRICS = ("gradient_moment", "perplexity", "unigram_entropy")
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/text_dmmd"))
+  parser.add_argument("--workdir", type=epath.Path, default=epath.Path("runs/text_dmmd"))
   parser.add_argument("--nfe", type=int, default=64)
   parser.add_argument("--blocks", type=int, default=4)
   args = parser.parse_args()
-  config = workdirs.load_config(args.workdir, "evaluate")
-  config.evaluate.num_blocks = args.blocks
+  teacher = records.find_model(args.workdir, "teacher")
+  config = teacher.config
+  config.evaluate = {"num_blocks": args.blocks}
   config.run = {"seed": config.seed}
   mesh = parallel.make_mesh()
   dataset = evaluate.with_split(build.make_dataset(config), "validation")
-  measures = make_measures(dataset, reference.load(config, args.workdir, dataset, mesh))
-  teacher_dir = pathlib.Path(config.distill.teacher_workdir or args.workdir)
+  measures = make_measures(
+    dataset, reference.load(records.find_model(args.workdir, "reference"), dataset, mesh)
+  )
   denoiser = build.make_denoiser(config, dataset)
-  params = build.load_ema(teacher_dir / "teacher", denoiser.init, mesh)
+  params = build.load_ema(teacher, denoiser.init, mesh)
   found = {}
   settings = [(t, 1.0) for t in TEMPERATURES] + [(1.0, p) for p in TOP_PS]
   print(f"| temperature | top-p | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
   for temperature, top_p in settings:
     sample = build.make_sampler(denoiser, mesh, None, temperature, top_p)
     model = evaluate.Model("teacher", sample, params, (args.nfe,))
-    shape = (config.evaluate.block_size, *dataset.shape)
+    shape = (BLOCK_SIZE, *dataset.shape)
     blocks = evaluate.draw(config, model, shape, args.nfe, mesh)
     rows = {r["metric"]: r for r in evaluate.result_rows("teacher", args.nfe, blocks, measures)}
     found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}

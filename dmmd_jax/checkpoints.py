@@ -4,7 +4,17 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from dmmd_jax.workdir import latest_step
+
+class CheckpointError(Exception):
+  """A checkpoint that cannot be used."""
+
+  def __init__(self, directory: epath.Path, step: int, what: str):
+    super().__init__(f"checkpoint {directory / str(step)} is damaged: {what}")
+    self.directory, self.step = directory, step
+
+
+def set_aside(directory, step):
+  (directory / str(step)).rename(directory / f"{step}.damaged")
 
 
 def open_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
@@ -23,11 +33,11 @@ def restore(manager: ocp.CheckpointManager, step: int, abstract_state):
   return manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
 
 
-def restore_part(directory: epath.Path, abstract_part):
-  """Reads the subtree `abstract_part`, such as `{"ema": params}`, of the last checkpoint."""
+def restore_part(directory: epath.Path, step: int, abstract_part):
+  """Reads the subtree `abstract_part`, such as `{"ema": params}`, of the checkpoint of a step."""
   with ocp.PyTreeCheckpointer() as checkpointer:
     return checkpointer.restore(
-      _absolute(directory) / str(latest_step(directory.parent)) / "default",
+      _absolute(directory) / str(step) / "default",
       args=ocp.args.PyTreeRestore(
         abstract_part,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_part),

@@ -3,16 +3,15 @@
 Heavy packages are imported only after the config has been checked.
 """
 
-import importlib
 import pathlib
 import sys
 import traceback
 
 from absl import app, flags, logging
-from etils import epath
 from ml_collections import config_flags
 
 from dmmd_jax import config as config_checks
+from dmmd_jax import records
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.command import keep_compiled_programs
 
@@ -23,6 +22,10 @@ _WORKDIR = flags.DEFINE_string(
   "workdir",
   None,
   "Folder, or gs://bucket/folder, for all that a run leaves; default runs/<name of the config>.",
+)
+
+_UNFINISHED = flags.DEFINE_boolean(
+  "unfinished", False, "Use a teacher or student whose own phase has not finished as it is."
 )
 
 
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> None:
     config_checks.apply_preset(config, given)
     config_checks.check(config)
     workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
-    workdirs.check(config, workdir)
+    records.check(config, workdir, _UNFINISHED.value)
     keep_compiled_programs()
     import jax
 
@@ -50,13 +53,15 @@ def main(argv: list[str]) -> None:
   except (config_checks.ConfigError, OSError) as error:  # OSError: no such config file
     _exit(str(error))
 
-  from dmmd_jax import training
+  from dmmd_jax import experiment, training
   from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.data.images import ImageError
   from dmmd_jax.networks.weights import WeightsError
 
   try:
-    _run_phases(config, name, workdir)
+    experiment.run(config, workdir, _UNFINISHED.value)
+  except config_checks.ConfigError as error:
+    _exit(str(error))
   except (TextError, ImageError, WeightsError) as error:
     _exit(str(error))
   except training.NonFiniteError as error:
@@ -72,26 +77,6 @@ def main(argv: list[str]) -> None:
       raise
     traceback.print_exc()
     hosts.leave(f"{type(error).__name__}, see above")  # the others would wait for it
-
-
-def _run_phases(config, name: str, workdir: epath.Path) -> None:
-  import jax
-
-  from dmmd_jax import parallel
-  from dmmd_jax.phases import build
-
-  dataset = build.make_dataset(config)
-  mesh = parallel.make_mesh(tuple(config.run.mesh))
-  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-  backend = jax.default_backend()
-  print(f"{name}: {jax.device_count()} {backend} device(s){processes}, workdir {workdir}")
-  for phase in config.phases:
-    if workdirs.is_complete(config, workdir, phase):
-      print(f"{phase}: complete in {workdir / phase}")
-      continue
-    if jax.process_index() == 0:
-      workdirs.record(config, workdir, phase)
-    importlib.import_module(f"dmmd_jax.phases.{phase}").run(config, dataset, workdir, mesh)
 
 
 def parse(argv: list[str]) -> list[str]:

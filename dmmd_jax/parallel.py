@@ -41,6 +41,12 @@ def use(mesh: Mesh) -> Iterator[None]:
     yield
 
 
+def describe(mesh: Mesh) -> str:
+  """The devices of a mesh in words, such as `4 x 2 x 1 TPU v5 lite`."""
+  sizes = " x ".join(str(size) for size in mesh.devices.shape)
+  return f"{sizes} {mesh.devices.flat[0].device_kind}"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 

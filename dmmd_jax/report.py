@@ -3,9 +3,12 @@
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from etils import epath
+
+from dmmd_jax.workdir import write_whole
 
 _TEXTS = 8
 
@@ -35,16 +38,16 @@ def save_results(
   rows: list[dict],
   reference: Reference,
   bits_per_token: dict[str, tuple[float, float]],
+  provenance: dict[str, Any],
 ) -> None:
-  """Writes `results.json`, `results.md` and `quality_vs_nfe.png`."""
+  """Writes `results.json`, with the `provenance` of the rows, `results.md` and a figure of them."""
   text = results_table(rows, reference)
   for name, bits in bits_per_token.items():
     text += f"\n{name}: {_number(*bits)} bits per token of the held-out split.\n"
   (directory / "results.md").write_text(text)
   _plot_quality(directory / "quality_vs_nfe.png", rows, reference)
-  # Last: with this file the phase is complete.
-  results = {"rows": rows, "reference": reference, "bits_per_token": bits_per_token}
-  (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+  results = {"rows": rows, "reference": reference, "bits_per_token": bits_per_token} | provenance
+  write_whole(directory / "results.json", json.dumps(results, indent=1) + "\n")
 
 
 def results_table(rows: list[dict], reference: Reference) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from etils import epath
 
-from dmmd_jax import command
+from dmmd_jax import command, records
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
 
@@ -22,22 +21,23 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--top_p", type=float, default=1.0)
   parser.add_argument("--num", type=int, default=1, help="texts")
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--unfinished", action="store_true", help="use a model still in training")
   args = parser.parse_args(argv)
   if args.nfe < 1 or args.num < 1 or args.temperature <= 0 or not 0 < args.top_p <= 1:
     parser.error("expected nfe and num of at least 1, temperature above 0, top_p in (0, 1]")
   try:
     workdir = workdirs.locate(args.workdir)
     model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
-    phase = {"student": "distill", "teacher": "teacher"}[model]
-    config = workdirs.load_config(workdir, phase)
+    source = records.find_model(workdir, model, args.unfinished)
+    config = source.config
     if "alphabet" not in config.dataset:
       raise ValueError(f"{workdir} is a run on {config.dataset.name}; expected one on text")
-    _print_texts(args, config, workdir, phase)
+    _print_texts(args, source, model == "student")
   except (ConfigError, ValueError, FileNotFoundError) as error:
     parser.error(str(error))
 
 
-def _print_texts(args, config, workdir: epath.Path, phase: str) -> None:
+def _print_texts(args, source: records.Source, is_student: bool) -> None:
   command.keep_compiled_programs()
   import jax
 
@@ -46,6 +46,7 @@ def _print_texts(args, config, workdir: epath.Path, phase: str) -> None:
   from dmmd_jax.phases import build
 
   try:
+    config = source.config
     needs_data = config.process.name == "marginal"
     dataset = build.make_dataset(config) if needs_data else build.outline(config)
     prompt = dataset.tokenizer.encode(args.prompt)
@@ -54,8 +55,8 @@ def _print_texts(args, config, workdir: epath.Path, phase: str) -> None:
   length = dataset.shape[0]
   if len(prompt) >= length:
     raise ValueError(f"the prompt has {len(prompt)} tokens, a whole text {length}; shorten it")
-  denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
-  params = build.load_ema(workdir / phase, denoiser.init, parallel.make_mesh())
+  denoiser = build.make_denoiser(config, dataset, student=is_student)
+  params = build.load_ema(source, denoiser.init, parallel.make_mesh())
   stream = make_stream(denoiser, prompt, args.nfe, args.temperature, args.top_p)
   for i in range(args.num):
     key = jax.random.fold_in(jax.random.key(args.seed), i)

@@ -1,23 +1,12 @@
-"""What a workdir holds: one folder a phase, with its config and its checkpoints. Pure Python."""
+"""Where a run keeps what it leaves: a folder, or a bucket of Google Cloud Storage. Pure Python."""
 
-import json
 import logging
 import os
-import pathlib
+import tempfile
 
 from etils import epath
-from ml_collections import ConfigDict
 
-from dmmd_jax.config import ConfigError, differences
-
-# What a phase's result depends on; `run` holds what does not change it, but for the seed.
-_SECTIONS = {
-  "teacher": ("dataset", "process", "network", "teacher"),
-  "reference": ("dataset", "network", "reference"),
-  "distill": ("dataset", "process", "network", "teacher", "distill"),
-  "evaluate": ("dataset", "process", "network", "teacher", "reference", "distill", "evaluate"),
-}
-
+from dmmd_jax.config import ConfigError
 
 # What orbax and the phases ask of a bucket.
 _READ = ("storage.buckets.get", "storage.objects.get", "storage.objects.list")
@@ -27,15 +16,54 @@ _WRITE = ("storage.objects.create", "storage.objects.delete")
 def locate(name: str, write: bool = False) -> epath.Path:
   """A workdir by its name: a folder, or `gs://bucket/folder` of a bucket that may be used.
 
-  Raises `ConfigError` for any other, and where Google Cloud Storage keeps us out.
+  Raises `ConfigError` for any other, where access is denied, and for a folder that cannot be, or
+  with `write` cannot be written to.
   """
   scheme, is_url, rest = name.partition("://")
   if is_url and (scheme != "gs" or rest.startswith("/") or not rest):
     raise ConfigError(f"workdir {name} is unknown storage; expected a folder or gs://bucket/folder")
-  folder = epath.Path(name)
+  folder = epath.Path(name) if is_url else epath.Path(os.path.expanduser(name))
   if is_url:
     _check_bucket(rest.split("/")[0], folder, _READ + _WRITE if write else _READ)
+  else:
+    _check_folder(folder, write)
   return folder
+
+
+def _check_folder(folder: epath.Path, write: bool) -> None:
+  """Asks now what would fail at the first file."""
+  if "\0" in os.fspath(folder):
+    raise ConfigError(f"workdir {os.fspath(folder)!r} is no path; name a folder")
+  folder = folder.absolute()
+  nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+  if not nearest.is_dir():
+    what = "is a file" if nearest == folder else f"is below {nearest}, which is a file"
+    raise ConfigError(f"workdir {folder} {what}; name a folder")
+  try:
+    os.listdir(nearest)
+    if write:
+      tempfile.TemporaryFile(dir=nearest).close()
+  except OSError as error:
+    what = "written to" if write else "read"
+    raise ConfigError(
+      f"{nearest} cannot be {what} ({error.strerror}); choose another workdir, or change its rights"
+    ) from error
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+  """Writes a file so that whoever reads it finds all of it, or what was there before."""
+  if os.fspath(path).startswith("gs://"):  # an object appears when it is whole
+    path.write_text(text)
+    return
+  part = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    with open(part, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
 
 
 def _check_bucket(bucket: str, folder: epath.Path, permissions: tuple[str, ...]) -> None:
@@ -76,104 +104,4 @@ def latest_step(phase_dir: epath.Path) -> int:
 def _is_whole(checkpoint: epath.Path) -> bool:
   """In a bucket nothing can be renamed at once: orbax writes this file last instead."""
   in_bucket = os.fspath(checkpoint).startswith("gs://")
-  return not in_bucket or (checkpoint / "commit_success.txt").exists()
-
-
-def is_complete(config: ConfigDict, workdir: epath.Path, phase: str) -> bool:
-  """Whether `phase` has nothing left to do in `workdir` under this config."""
-  if phase == "evaluate":
-    done = (workdir / phase / "results.json").exists()
-    return done and _recorded(workdir, phase) == _relevant(config, phase)
-  return latest_step(workdir / phase) >= config[phase].num_steps
-
-
-def check(config: ConfigDict, workdir: epath.Path) -> None:
-  """Raises `ConfigError` where a phase to run lacks what it needs, or was begun differently."""
-  if workdir.exists() and not workdir.is_dir():
-    raise ConfigError(f"workdir {workdir} is a file; name a folder")
-  for phase in config.phases:
-    recorded = _recorded(workdir, phase)
-    changed = differences(recorded, _relevant(config, phase)) if recorded else []
-    if changed and phase != "evaluate":
-      raise ConfigError(
-        f"{workdir / phase} was begun with another config ({'; '.join(changed[:3])});"
-        " choose another --workdir, or remove that folder to start again"
-      )
-  _check_needs(config, workdir)
-
-
-def _check_needs(config: ConfigDict, workdir: epath.Path) -> None:
-  """A student always starts from a trained network; evaluating an exact teacher needs none."""
-  elsewhere = config.distill.teacher_workdir
-  used = "distill" in config.phases or (
-    "evaluate" in config.phases and config.distill.teacher != "exact"
-  )
-  made_now = "teacher" in config.phases and not elsewhere
-  teacher_dir = (locate(elsewhere) if elsewhere else workdir) / "teacher"
-  if used and not made_now and not latest_step(teacher_dir):
-    raise ConfigError(
-      f"no trained teacher in {teacher_dir}; run the phase 'teacher' first, or set"
-      " distill.teacher_workdir to a workdir that has one"
-    )
-  if "evaluate" in config.phases and "reference" in config:
-    _check_reference(config, workdir)
-
-
-def _check_reference(config: ConfigDict, workdir: epath.Path) -> None:
-  """A text is measured by a language model of the same tokens."""
-  c = config.reference
-  if c.gpt2:
-    if not (pathlib.Path(c.gpt2).expanduser() / "model.safetensors").exists():
-      raise ConfigError(
-        f"no model.safetensors in {c.gpt2}; put GPT-2's files there (they are at"
-        " huggingface.co/openai-community/gpt2), or set reference.gpt2 to their folder"
-      )
-    return
-  elsewhere = locate(c.workdir) if c.workdir else workdir
-  if not latest_step(elsewhere / "reference") and ("reference" not in config.phases or c.workdir):
-    raise ConfigError(
-      f"no reference model in {elsewhere}; run the phase 'reference' first, or set"
-      " reference.workdir to a workdir that has one"
-    )
-  if not c.workdir:
-    return
-  theirs = load_config(elsewhere, "reference").dataset
-  for field in ("alphabet", "tokenizer", "length"):
-    if theirs[field] != config.dataset[field]:
-      raise ConfigError(
-        f"the reference model in {elsewhere} has dataset.{field} {theirs[field]!r}, this run"
-        f" {config.dataset[field]!r}; it cannot measure it"
-      )
-
-
-def record(config: ConfigDict, workdir: epath.Path, phase: str) -> None:
-  """Notes the config under which `phase` runs."""
-  path = workdir / phase / "config.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(_relevant(config, phase), indent=1) + "\n")
-
-
-def load_config(workdir: epath.Path, phase: str) -> ConfigDict:
-  """The config under which `phase` ran. Raises `FileNotFoundError` where it has not."""
-  recorded = _recorded(workdir, phase)
-  if recorded is None or (phase != "evaluate" and not latest_step(workdir / phase)):
-    raise FileNotFoundError(f"no finished checkpoint of the phase {phase!r} in {workdir}")
-  return ConfigDict(_with_tuples(recorded))
-
-
-def _with_tuples(value):
-  """JSON's lists as the tuples that they were in the config."""
-  if isinstance(value, dict):
-    return {name: _with_tuples(inner) for name, inner in value.items()}
-  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-def _relevant(config: ConfigDict, phase: str) -> dict:
-  names = [name for name in _SECTIONS[phase] if name in config]
-  relevant = {name: config[name].to_dict() for name in names}
-  return json.loads(json.dumps(relevant | {"seed": config.run.seed}))
-
-
-def _recorded(workdir: epath.Path, phase: str) -> dict | None:
-  path = workdir / phase / "config.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  return (checkpoint / "commit_success.txt").exists() if in_bucket else checkpoint.is_dir()

@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from configs import cifar_dmmd, digits_dmmd, text_dmmd, toy_dmmd
+from configs import cifar_dmmd, digits_dmmd, text_dmmd
 from dmmd_jax import config as checks
-from dmmd_jax import workdir as workdirs
 
 
 def digits(**overrides):
@@ -170,68 +169,6 @@ def test_choices_of_dmmd_do_not_bind_the_kernel_score_alone():
 def test_fitting_meshes_pass():
   for mesh in [(-1, 1, 1), (2, -1, 2), (8, 1, 1)]:
     checks.check_devices(digits(run__mesh=mesh), 8)
-
-
-def test_distilling_needs_a_teacher(tmp_path):
-  config = digits(phases=("distill",))
-  with pytest.raises(checks.ConfigError, match="no trained teacher in"):
-    workdirs.check(config, tmp_path)
-  (tmp_path / "teacher" / "checkpoints" / "3000").mkdir(parents=True)
-  workdirs.check(config, tmp_path)
-  elsewhere = digits(phases=("distill",), distill__teacher_workdir=str(tmp_path))
-  workdirs.check(elsewhere, tmp_path / "other")
-
-
-def test_measuring_text_needs_a_reference_model_of_the_same_tokens(tmp_path):
-  here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
-  (here / "teacher" / "checkpoints" / "9").mkdir(parents=True)
-  phases = ("evaluate",)
-  with pytest.raises(checks.ConfigError, match=r"no reference model in .*here"):
-    workdirs.check(text(phases=phases), here)
-  with pytest.raises(checks.ConfigError, match=r"no reference model in .*elsewhere"):
-    workdirs.check(text(phases=phases, reference__workdir=str(elsewhere)), here)
-  (elsewhere / "reference" / "checkpoints" / "9").mkdir(parents=True)
-  workdirs.record(text(dataset__alphabet="printable"), elsewhere, "reference")
-  with pytest.raises(
-    checks.ConfigError, match=r"has dataset.alphabet 'printable', this run 'text8'"
-  ):
-    workdirs.check(text(phases=phases, reference__workdir=str(elsewhere)), here)
-  workdirs.record(text(), elsewhere, "reference")
-  workdirs.check(text(phases=phases, reference__workdir=str(elsewhere)), here)
-  gpt2 = text(phases=phases, reference__gpt2=str(elsewhere), dataset__alphabet="gpt2")
-  with pytest.raises(checks.ConfigError, match=r"no model.safetensors in"):
-    workdirs.check(gpt2, here)
-
-
-def test_an_exact_teacher_still_needs_a_network_to_start_from_but_evaluating_does_not(tmp_path):
-  config = toy_dmmd.get_config()
-  config.phases = ("distill",)
-  with pytest.raises(checks.ConfigError, match="no trained teacher"):
-    workdirs.check(config, tmp_path)
-  config.phases = ("evaluate",)
-  workdirs.check(config, tmp_path)
-
-
-def test_a_workdir_keeps_its_config(tmp_path):
-  workdirs.record(digits(), tmp_path, "teacher")
-  workdirs.check(digits(run__log_every=7), tmp_path)  # changes no result
-  workdirs.check(digits(distill__num_steps=7), tmp_path)  # not the teacher's
-  with pytest.raises(checks.ConfigError, match=re.escape("network.width: 128 -> 64")):
-    workdirs.check(digits(network__width=64), tmp_path)
-  with pytest.raises(checks.ConfigError, match="seed: 0 -> 1"):
-    workdirs.check(digits(run__seed=1), tmp_path)
-
-
-def test_completeness(tmp_path):
-  config = digits()
-  last = config.teacher.num_steps
-  assert not workdirs.is_complete(config, tmp_path, "teacher")
-  checkpoints = tmp_path / "teacher" / "checkpoints"
-  (checkpoints / f"{last - 1}").mkdir(parents=True)
-  (checkpoints / f"{last}.orbax-checkpoint-tmp-1").mkdir()  # what a kill leaves behind
-  assert not workdirs.is_complete(config, tmp_path, "teacher")
-  (checkpoints / f"{last}").mkdir()
-  assert workdirs.is_complete(config, tmp_path, "teacher")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from dmmd_jax import command
+from dmmd_jax import command, records
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
 
@@ -100,9 +100,8 @@ def load_reference(path: str):
   try:
     if (pathlib.Path(path) / "model.safetensors").is_file():
       return reference.load_gpt2(path)
-    folder = workdirs.locate(path)
-    config = workdirs.load_config(folder, "reference")
-    return reference.load_trained(folder, build.outline(config), parallel.make_mesh())
+    source = records.find_model(workdirs.locate(path), "reference")
+    return reference.load_trained(source, build.outline(source.config), parallel.make_mesh())
   except (ConfigError, TextError, WeightsError, FileNotFoundError) as error:
     raise ValueError(str(error)) from error
 

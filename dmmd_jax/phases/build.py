@@ -9,14 +9,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from dmmd_jax import checkpoints, parallel
 from dmmd_jax.data import alphabets, digits, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.diffusion import processes, samplers, schedules
+from dmmd_jax.digest import digest
 from dmmd_jax.networks import noise, transformer, uvit
 from dmmd_jax.networks.layers import Cache
+from dmmd_jax.records import Source
 
 # Examples whose tokens are counted for the marginal process.
 _COUNTED = 1_000_000
@@ -232,14 +233,19 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   return Denoiser(module, process, prediction, dataset.shape, kind, dim, scale)
 
 
-def load_ema(
-  phase_dir: epath.Path, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh
-) -> Any:
-  """The averaged parameters at the end of a phase, made by `init(key)`, sharded over the mesh."""
+def load_ema(source: Source, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh) -> Any:
+  """The averaged parameters of a model, made by `init(key)`, sharded over the mesh.
+
+  Raises `CheckpointError` where they are not those that were recorded.
+  """
   boxed = jax.eval_shape(init, jax.random.key(0))
   shardings = parallel.state_shardings(mesh, boxed)
   abstract = checkpoints.abstract_like(nn.unbox(boxed), shardings)
-  return checkpoints.restore_part(phase_dir / "checkpoints", {"ema": abstract})["ema"]
+  directory = source.path / "checkpoints"
+  ema = checkpoints.restore_part(directory, source.step, {"ema": abstract})["ema"]
+  if source.digest not in (None, digest(ema)):
+    raise checkpoints.CheckpointError(directory, source.step, "its parameters are not those saved")
+  return ema
 
 
 def exact_teacher(dataset: Dataset, process: processes.Process):

@@ -16,6 +16,8 @@ from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import finish_sample, mean_entropy
 from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.phases import build
+from dmmd_jax.phases.teacher import trained
+from dmmd_jax.records import Sources
 
 
 @flax.struct.dataclass
@@ -31,7 +33,9 @@ class DistillState:
   ema: Any
 
 
-def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
+def run(
+  config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: Sources
+) -> dict[str, Any]:
   """Runs `config.distill.num_steps` generator updates with the auxiliary updates between them."""
   c = config.distill
   denoiser = build.make_denoiser(config, dataset)
@@ -44,9 +48,9 @@ def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
     batches=Batches(
       dataset, updates_per_step(c) * c.batch_size, config.run.seed + 1, config.run.data_workers
     ),
-    given=build.load_ema(epath.Path(c.teacher_workdir or workdir) / "teacher", denoiser.init, mesh),
+    given=build.load_ema(sources["teacher"], denoiser.init, mesh),
   )
-  training.train(job, workdir / job.name, config.run, mesh)
+  return trained(job, workdir, config, mesh)
 
 
 def updates_per_step(config) -> int:

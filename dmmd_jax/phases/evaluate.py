@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from dmmd_jax import parallel, report
+from dmmd_jax import parallel, records, report
 from dmmd_jax.diffusion.samplers import Samples
 from dmmd_jax.metrics.fid import make_fid
 from dmmd_jax.metrics.frechet import distance
@@ -24,6 +24,8 @@ from dmmd_jax.progress import progress_bar
 SMALL_ALPHABET = 256
 # Sequences that it counts, and those that likelihoods are measured on.
 COUNTED, COMPARED = 200_000, 4096
+# Of them that go through the network at once.
+BATCH = 64
 
 
 class Model(NamedTuple):
@@ -43,7 +45,9 @@ class Blocks(NamedTuple):
   seconds: np.ndarray
 
 
-def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
+def run(
+  config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: records.Sources
+) -> dict[str, Any]:
   """Writes results, figures and samples into `<workdir>/evaluate/` and prints the table.
 
   Samples come in blocks of one size, so that metrics with a bias in the number of samples are
@@ -54,8 +58,8 @@ def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
   size = c.block_size or len(dataset.held_out)
   language_model = None
   if dataset.tokenizer:
-    language_model = reference.load(config, workdir, dataset, mesh)
-  models = make_models(config, workdir, dataset, language_model, mesh)
+    language_model = reference.load(sources["reference"], dataset, mesh)
+  models = make_models(config, sources, dataset, language_model, mesh)
   measures = make_measures(dataset, language_model, load_fid(config, dataset, mesh))
   real = dataset.train if dataset.validation is None else dataset.validation
   real = real[: min(len(real) // size, c.num_blocks) * size].reshape(-1, size, *dataset.shape)
@@ -73,15 +77,19 @@ def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
   progress.close()
   bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
   if jax.process_index() > 0:
-    return
+    return {}
   out = workdir / "evaluate"
   out.mkdir(parents=True, exist_ok=True)
   if dataset.tokenizer:
     report.save_texts(out, samples, dataset.tokenizer.decode)
   else:
     report.save_images(out, samples, dataset.num_categories)
-  report.save_results(out, rows, real_values, bits)
+  provenance = records.depends(config, "evaluate", sources) | {
+    "made_by": records.versions() | {"device": parallel.describe(mesh)}
+  }
+  report.save_results(out, rows, real_values, bits, provenance)
   print((out / "results.md").read_text())
+  return {"sha256": records.sha256(out / "results.json")}
 
 
 def load_fid(config, dataset, mesh: jax.sharding.Mesh) -> Callable[[np.ndarray], float] | None:
@@ -106,22 +114,23 @@ def with_split(dataset, split: str):
   return dataclasses.replace(dataset, held_out=dataset.validation, validation=dataset.held_out)
 
 
-def make_models(config, workdir: epath.Path, dataset, language_model, mesh) -> list[Model]:
-  """The teacher, the student where this workdir has one, and for text an autoregressive model."""
+def make_models(
+  config, sources: records.Sources, dataset, language_model, mesh: jax.sharding.Mesh
+) -> list[Model]:
+  """The teacher, the student where there is one, and for text an autoregressive model."""
   c = config.evaluate
   denoiser = build.make_denoiser(config, dataset)
-  teacher_dir = epath.Path(config.distill.teacher_workdir or workdir) / "teacher"
   if config.distill.teacher == "exact":
     predict, params = build.exact_teacher(dataset, denoiser.process), ()
   else:
-    predict, params = None, build.load_ema(teacher_dir, denoiser.init, mesh)
+    predict, params = None, build.load_ema(sources["teacher"], denoiser.init, mesh)
   sample = build.make_sampler(
     denoiser.guided(c.teacher_guidance), mesh, predict, c.teacher_temperature, c.teacher_top_p
   )
   models = [Model("teacher", sample, params, c.teacher_nfe)]
-  if (workdir / "distill").exists():
+  if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
-    params = build.load_ema(workdir / "distill", student.init, mesh)
+    params = build.load_ema(sources["student"], student.init, mesh)
     models.append(Model("student", build.make_sampler(student, mesh), params, c.student_nfe))
   if language_model and language_model.sample:
     length = dataset.shape[0]
@@ -135,7 +144,7 @@ def likelihoods(config, teacher_params, dataset) -> dict[str, tuple[float, float
   denoiser = build.make_denoiser(config, dataset)
   found, held_out = {}, dataset.held_out[:COMPARED]
   if config.teacher.loss == "bound" or denoiser.process.num_states > dataset.num_categories:
-    size = min(config.teacher.batch_size, len(held_out))
+    size = min(BATCH, len(held_out))
     nats = teacher.negative_elbo(denoiser, teacher_params, held_out, config.run.seed + 3, size)
     found["Teacher (upper bound)"] = _mean_in_bits(nats)
   if dataset.num_categories <= SMALL_ALPHABET:

@@ -12,13 +12,13 @@ import optax
 from etils import epath
 
 from dmmd_jax import training
-from dmmd_jax import workdir as workdirs
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import Samples, sample_autoregressively
 from dmmd_jax.networks import gpt2, transformer
 from dmmd_jax.networks.weights import WeightsError
 from dmmd_jax.phases import build
-from dmmd_jax.phases.teacher import initial_state, supervised_step
+from dmmd_jax.phases.teacher import initial_state, supervised_step, trained
+from dmmd_jax.records import Source, Sources
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,8 +49,11 @@ class LanguageModel:
     return np.concatenate(parts)
 
 
-def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
+def run(
+  config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: Sources
+) -> dict[str, Any]:
   """Trains a causal transformer on the data set for `config.reference.num_steps` steps."""
+  del sources
   c = config.reference
   module = make_module(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
@@ -65,7 +68,7 @@ def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
     step=supervised_step(loss, optimizer, c, in_bits=True),
     batches=Batches(dataset, c.batch_size, config.run.seed + 2, config.run.data_workers),
   )
-  training.train(job, workdir / job.name, config.run, mesh)
+  return trained(job, workdir, config, mesh)
 
 
 def make_module(config, dataset) -> transformer.Transformer:
@@ -108,28 +111,28 @@ def sample(
   return sample_autoregressively(predict, cache, key, shape, temperature, top_p)
 
 
-def load(config, workdir: epath.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
-  """The reference model of a config: GPT-2 from `reference.gpt2`, or the one trained.
+def load(source: Source, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+  """The reference model in `source`: one that was trained, or a folder with GPT-2.
 
   Raises `WeightsError` where the folder has no GPT-2, or one of other tokens.
   """
-  if not config.reference.gpt2:
-    return load_trained(epath.Path(config.reference.workdir or workdir), dataset, mesh)
-  model = load_gpt2(config.reference.gpt2)
+  if "config" in source.identity:
+    return load_trained(source, dataset, mesh)
+  model = load_gpt2(str(source.path))
   if model.num_categories < dataset.num_categories or model.length < dataset.shape[0]:
     raise WeightsError(
-      f"{config.reference.gpt2} knows {model.num_categories} tokens and texts of {model.length};"
+      f"{source.path} knows {model.num_categories} tokens and texts of {model.length};"
       f" the data set has {dataset.num_categories} and {dataset.shape[0]}"
     )
   return model
 
 
-def load_trained(workdir: epath.Path, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
-  """The model that the phase `reference` left in a workdir, with the sizes that it has there."""
-  module = make_module(workdirs.load_config(workdir, "reference"), dataset)
+def load_trained(source: Source, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
+  """The model that the phase `reference` left, with the sizes that it has there."""
+  module = make_module(source.config, dataset)
   return LanguageModel(
     token_nll=lambda params, x: token_nll(module, params, x),
-    params=build.load_ema(workdir / "reference", functools.partial(init_params, module), mesh),
+    params=build.load_ema(source, functools.partial(init_params, module), mesh),
     num_categories=dataset.num_categories,
     length=dataset.shape[0],
     sample=lambda params, *args: sample(module, params, *args),

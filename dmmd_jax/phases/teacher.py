@@ -14,7 +14,9 @@ from dmmd_jax import training
 from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
+from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
+from dmmd_jax.records import Sources
 
 
 @flax.struct.dataclass
@@ -25,8 +27,11 @@ class TeacherState:
   ema: Any
 
 
-def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
+def run(
+  config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: Sources
+) -> dict[str, Any]:
   """Trains a denoiser on the data set for `config.teacher.num_steps` steps."""
+  del sources
   c = config.teacher
   denoiser = build.make_denoiser(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
@@ -38,7 +43,15 @@ def run(config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh) -> None:
     step=make_step(config, denoiser, optimizer),
     batches=Batches(dataset, c.batch_size, config.run.seed, config.run.data_workers),
   )
-  training.train(job, workdir / job.name, config.run, mesh)
+  return trained(job, workdir, config, mesh)
+
+
+def trained(
+  job: training.Job, workdir: epath.Path, config, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """Runs a job to its end; the step and the digest of its averaged parameters, for the record."""
+  state = training.train(job, workdir / job.name, config.run, mesh)
+  return {"step": job.num_steps, "digest": digest(state.ema)}
 
 
 def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:

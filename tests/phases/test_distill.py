@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks.counting import flops
 from configs import coins_dmmd, coins_kernel, digits_dmmd
-from dmmd_jax import parallel, training
+from dmmd_jax import experiment, parallel, records, training
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import ancestral_sample
-from dmmd_jax.phases import build, distill, teacher
+from dmmd_jax.phases import build, distill
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,12 @@ def coins_teacher(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("coins")
   config = coins_dmmd.get_config()
   config.run.tensorboard = False
-  teacher.run(config, build.make_dataset(config), workdir, _one_device())
+  run_phase(config, "teacher", workdir)
   return workdir
+
+
+def run_phase(config, phase, workdir):
+  experiment.run_phase(config, phase, build.make_dataset(config), workdir, _one_device())
 
 
 def _one_device():
@@ -30,7 +34,8 @@ def _one_device():
 def sample_one_step(config, workdir, phase):
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
-  params = build.load_ema(workdir / phase, denoiser.init, _one_device())
+  name = {"distill": "student", "teacher": "teacher"}[phase]
+  params = build.load_ema(records.find_model(workdir, name), denoiser.init, _one_device())
 
   def predict(z, t, key):
     return denoiser.log_mean(params, z, t, key)
@@ -47,7 +52,7 @@ def test_one_step_student_of_correlated_coins(coins_teacher, tmp_path, noise):
   config.run.tensorboard = False
   config.distill.noise = noise
   config.distill.teacher_workdir = str(coins_teacher)
-  distill.run(config, build.make_dataset(config), tmp_path, _one_device())
+  run_phase(config, "distill", tmp_path)
   assert 0.45 < sample_one_step(config, coins_teacher, "teacher")[0] < 0.55
   wrong, heads = sample_one_step(config, tmp_path, "distill")
   good = wrong <= 0.05 and 0.4 <= heads <= 0.6
@@ -58,7 +63,7 @@ def test_one_step_student_of_correlated_coins_by_the_kernel_score_alone(coins_te
   config = coins_kernel.get_config()
   config.run.tensorboard = False
   config.distill.teacher_workdir = str(coins_teacher)
-  distill.run(config, build.make_dataset(config), tmp_path, _one_device())
+  run_phase(config, "distill", tmp_path)
   wrong, heads = sample_one_step(config, tmp_path, "distill")
   assert wrong <= 0.05 and 0.4 <= heads <= 0.6, (wrong, heads)
 

@@ -1,0 +1,72 @@
+"""Runs the phases of a config in a workdir, each until it is complete, and records them."""
+
+import importlib
+import sys
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from dmmd_jax import checkpoints, parallel, records
+from dmmd_jax.phases import build
+
+
+def run(config, workdir: epath.Path, unfinished: bool = False) -> None:
+  """Runs `config.phases` in order; what is complete in `workdir` is not run again.
+
+  `unfinished` lets a phase read a model whose own phase has not finished. Raises what data sets,
+  `records` and phases raise; nothing is written before the data could be had.
+  """
+  dataset = build.make_dataset(config)
+  mesh = parallel.make_mesh(tuple(config.run.mesh))
+  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+  print(f"{mesh.size} {jax.default_backend()} device(s){processes}, workdir {workdir}")
+  while True:
+    try:
+      for phase in config.phases:
+        run_phase(config, phase, dataset, workdir, mesh, unfinished)
+      return
+    except checkpoints.CheckpointError as error:
+      if not _made_here(config, workdir, error):
+        raise
+      print(f"dmmd_jax: {error}", file=sys.stderr)
+      checkpoints.set_aside(error.directory, error.step)
+
+
+def run_phase(
+  config,
+  phase: str,
+  dataset,
+  workdir: epath.Path,
+  mesh: jax.sharding.Mesh,
+  unfinished: bool = False,
+) -> None:
+  """Runs one phase unless it is complete."""
+  sources = records.find_sources(config, workdir, phase, unfinished)
+  folder, now = workdir / phase, records.depends(config, phase, sources)
+  records.require_unchanged(folder, now)
+  if _agreed(records.is_complete(folder, now)):
+    print(f"{phase}: complete in {folder}")
+    return
+  is_first = jax.process_index() == 0
+  if is_first:
+    records.begin(folder, now)
+  module = importlib.import_module(f"dmmd_jax.phases.{phase}")
+  result = module.run(records.own_config(config, phase), dataset, workdir, mesh, sources)
+  if is_first:
+    records.finish(folder, now, result, parallel.describe(mesh))
+  _agreed(True)  # the next phase reads the record
+
+
+def _made_here(config, workdir: epath.Path, error: checkpoints.CheckpointError) -> bool:
+  """Whether the damaged checkpoint is of a phase that this run can go on with by itself."""
+  folder = error.directory.parent
+  return jax.process_count() == 1 and folder.parent == workdir and folder.name in config.phases
+
+
+def _agreed(value: bool) -> bool:
+  """What the first of several processes finds, once all of them have come here."""
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.broadcast_one_to_all(np.array(value)))

@@ -1,0 +1,332 @@
+"""What the result of a phase was made from, recorded beside it. Pure Python.
+
+A phase folder holds `config.json`, what the phase depends on, from before its first step, and
+`record.json`, the same with the result, from after its last. A phase is complete exactly if its
+record equals what it would be now.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from dmmd_jax.config import ConfigError, differences
+from dmmd_jax.workdir import latest_step, locate, write_whole
+
+# The fields of a config that each phase is given to see, besides `run`.
+_OWN = {
+  "teacher": ("dataset", "process", "network", "teacher"),
+  "reference": ("dataset", "network", "reference"),
+  "distill": ("dataset", "process", "network", "teacher.loss", "distill"),
+  "evaluate": (
+    "dataset", "process", "network", "teacher.loss", "distill.teacher", "distill.noise",
+    "distill.noise_dim", "distill.noise_scale", "evaluate",
+  ),
+}  # fmt: skip
+
+# Where a thing lies is not what it is: its own record or digest says that.
+_PLACES = {"distill.teacher_workdir", "reference.workdir", "reference.gpt2"}
+
+# What says which network parameters belong to and what it predicts, and what of it does not.
+_MODEL = ("dataset", "process", "network", "teacher.loss")
+_DEFINES = {
+  "teacher": _MODEL,
+  "student": (*_MODEL, "distill.noise", "distill.noise_dim"),
+  "reference": ("dataset.alphabet", "dataset.tokenizer", "dataset.length"),
+}
+_FREE = {
+  "dataset.path", "dataset.flip", "dataset.unknown", "network.remat", "network.dropout",
+  "network.dtype",
+}  # fmt: skip
+
+_PHASE_OF = {"teacher": "teacher", "student": "distill", "reference": "reference"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Something that a phase reads: the `path` of a phase folder or of a file, and what it is.
+
+  The `identity` of a model has its `config`, its own `inputs`, the `step` and, where its phase has
+  finished, the `digest` of the parameters (else None); that of files the `sha256` of their bytes.
+  """
+
+  path: epath.Path
+  identity: dict[str, Any]
+
+  @property
+  def config(self) -> ConfigDict:
+    """The config under which a model was made."""
+    return ConfigDict(_with_tuples(self.identity["config"]))
+
+  @property
+  def step(self) -> int:
+    return self.identity["step"]
+
+  @property
+  def digest(self) -> str | None:
+    return self.identity["digest"]
+
+
+Sources = dict[str, Source]
+
+
+def own_config(config: ConfigDict, phase: str) -> ConfigDict:
+  """What `phase` may see of a config: the fields that its record holds, and `run`.
+
+  To read any other is an error, so that no result depends on what is not recorded.
+  """
+  return ConfigDict(_select(config, _OWN[phase], _PLACES) | {"run": config.run.to_dict()})
+
+
+def depends(config: ConfigDict, phase: str, sources: Sources) -> dict[str, Any]:
+  """All that the result of `phase` depends on: fields of the config, the seed, what it reads."""
+  own = _select(config, _OWN[phase], _PLACES) | {"seed": config.run.seed}
+  inputs = {name: source.identity for name, source in sources.items()}
+  return json.loads(json.dumps({"config": own, "inputs": inputs}))
+
+
+def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Source:
+  """The `teacher`, `student` or `reference` that its phase left in a workdir.
+
+  Raises `ConfigError` where there is none, and where its phase has not finished unless `unfinished`
+  says that the last checkpoint will do.
+  """
+  phase = _PHASE_OF[name]
+  folder = workdir / phase
+  record = _read_record(folder)
+  if record and _is_there(folder, record["result"]):
+    return Source(folder, record["depends"] | record["result"])
+  step, begun = latest_step(folder), read_begun(folder)
+  if not step or not begun:
+    raise ConfigError(f"no trained {name} in {folder}; run the phase {phase!r} there first")
+  if not unfinished:
+    raise ConfigError(
+      f"the {name} in {folder} is not finished, its last checkpoint is of step {step}; run the"
+      f" phase {phase!r} to its end, or give --unfinished to use it as it is"
+    )
+  return Source(folder, begun | {"step": step, "digest": None})
+
+
+def find_sources(
+  config: ConfigDict,
+  workdir: epath.Path,
+  phase: str,
+  unfinished: bool = False,
+  pending: tuple[str, ...] = (),
+) -> Sources:
+  """All that `phase` reads, by name; what the `pending` phases of this run will make is left out.
+
+  Raises `ConfigError` for what is not there or not finished, and for a model that is not what the
+  config says.
+  """
+  found = {}
+
+  def find_in(elsewhere: str, name: str) -> None:
+    if elsewhere or _PHASE_OF[name] not in pending:
+      found[name] = find_model(locate(elsewhere) if elsewhere else workdir, name, unfinished)
+      _require_same(config, name, found[name])
+
+  if phase == "distill" or (phase == "evaluate" and config.distill.teacher != "exact"):
+    find_in(config.distill.teacher_workdir, "teacher")
+  if phase == "evaluate":
+    if _has_begun(workdir / "distill"):
+      find_in("", "student")
+    if "reference" in config and config.reference.gpt2:
+      found["reference"] = _gpt2_files(config.reference.gpt2)
+    elif "reference" in config:
+      find_in(config.reference.workdir, "reference")
+    weights = config.evaluate.get("inception", "")
+    if weights and pathlib.Path(weights).expanduser().is_file():
+      found["inception"] = _file(weights)
+  return found
+
+
+def check(config: ConfigDict, workdir: epath.Path, unfinished: bool = False) -> None:
+  """Raises `ConfigError` where a phase to run lacks what it needs, or was begun differently."""
+  pending = ()
+  for phase in config.phases:
+    sources = find_sources(config, workdir, phase, unfinished, pending)
+    now = depends(config, phase, sources)
+    require_unchanged(workdir / phase, now)
+    if not is_complete(workdir / phase, now):
+      pending += (phase,)
+
+
+def require_unchanged(folder: epath.Path, now: dict[str, Any]) -> None:
+  """Raises `ConfigError` where the phase in `folder` was begun from something else than `now`.
+
+  What it will read but does not exist yet is no difference; an evaluation is simply made again.
+  """
+  begun = read_begun(folder)
+  if begun is None or folder.name == "evaluate":
+    return
+  inputs = {name: begun["inputs"].get(name) for name in now["inputs"]}
+  changed = differences(begun["config"], now["config"]) + differences(inputs, now["inputs"])
+  if changed:
+    raise ConfigError(
+      f"{folder} was begun with another config ({'; '.join(changed[:3])}); choose another"
+      " --workdir, or remove that folder to start again"
+    )
+
+
+def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
+  """Whether the phase in `folder` has ended, and its result was made from what is there `now`."""
+  record = _read_record(folder)
+  return bool(record) and record["depends"] == now and _is_there(folder, record["result"])
+
+
+def begin(folder: epath.Path, now: dict[str, Any]) -> None:
+  """Notes what a phase depends on; until it `finish`es it is not complete."""
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "record.json").unlink(missing_ok=True)
+  write_whole(folder / "config.json", json.dumps(now, indent=1) + "\n")
+
+
+def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], device: str) -> None:
+  """Records the result of a phase: `step` and `digest` of a model, or the `sha256` of results."""
+  record = {"depends": now, "result": result, "made_by": versions() | {"device": device}}
+  write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
+
+
+def read_begun(folder: epath.Path) -> dict[str, Any] | None:
+  """What the phase in `folder` was begun with; None where it was not.
+
+  Raises `ConfigError` where that file is damaged.
+  """
+  path = folder / "config.json"
+  if not path.exists():
+    return None
+  begun = _read_json(path)
+  if not _has(begun, "config", "inputs"):
+    raise ConfigError(
+      f"{path} is damaged, or not of this version of dmmd_jax; put it back as it was, or remove"
+      f" {folder} to start that phase again"
+    )
+  return begun
+
+
+def sha256(path: epath.Path) -> str:
+  """Of the bytes of a file."""
+  total = hashlib.sha256()
+  with path.open("rb") as file:
+    for part in iter(functools.partial(file.read, 1 << 20), b""):
+      total.update(part)
+  return total.hexdigest()
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+  """Of what makes results; `commit` only where the package runs from its own repository."""
+  found = {"python": platform.python_version()}
+  for name in ("dmmd_jax", "jax", "jaxlib", "flax", "optax"):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found | {"commit": _commit(pathlib.Path(__file__).parent)}
+
+
+def _commit(package: pathlib.Path) -> str | None:
+  """Of the working tree that tracks `package`, with `-dirty` where files differ from it."""
+
+  def git(*args):
+    command = ["git", "-C", str(package), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+  try:
+    git("ls-files", "--error-unmatch", "__init__.py")
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _require_same(config: ConfigDict, name: str, source: Source) -> None:
+  """A model's own record decides what it is; a config that says otherwise is refused."""
+  theirs, ours = (_select(c, _DEFINES[name], _FREE) for c in (source.config, config))
+  changed = differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
+  if changed:
+    raise ConfigError(
+      f"the {name} in {source.path} is not what this config says ({'; '.join(changed)}, its own"
+      " value first); set these fields as it has them, or train another"
+    )
+
+
+def _gpt2_files(folder: str) -> Source:
+  path = epath.Path(folder).expanduser()
+  files = [path / name for name in ("config.json", "model.safetensors")]
+  if not all(file.exists() for file in files):
+    raise ConfigError(
+      f"no config.json and model.safetensors in {folder}; put GPT-2's files there (they are at"
+      " huggingface.co/openai-community/gpt2), or set reference.gpt2 to their folder"
+    )
+  return Source(path, {"sha256": {file.name: sha256(file) for file in files}})
+
+
+def _file(name: str) -> Source:
+  path = epath.Path(name).expanduser()
+  return Source(path, {"sha256": sha256(path)})
+
+
+def _has_begun(folder: epath.Path) -> bool:
+  return any((folder / name).exists() for name in ("config.json", "record.json", "checkpoints"))
+
+
+def _is_there(folder: epath.Path, result: dict[str, Any]) -> bool:
+  if "step" in result:
+    return latest_step(folder) == result["step"]
+  results = folder / "results.json"
+  return results.exists() and sha256(results) == result["sha256"]
+
+
+def _read_record(folder: epath.Path) -> dict[str, Any] | None:
+  """The record of a finished phase; a damaged one is none: the phase finds its result again."""
+  record = _read_json(folder / "record.json")
+  is_whole = _has(record, "depends", "result") and isinstance(record["result"], dict)
+  return record if is_whole and _has(record["depends"], "config", "inputs") else None
+
+
+def _has(value: Any, *keys: str) -> bool:
+  return isinstance(value, dict) and set(keys) <= value.keys()
+
+
+def _read_json(path: epath.Path) -> Any:
+  """The contents of a file; None where it is missing or no JSON."""
+  try:
+    return json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+    return None
+
+
+def _select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> dict[str, Any]:
+  """The sections and fields `names` of a config, as nested dicts, without those to leave out."""
+  flat = _flatten(config.to_dict())
+  selected = {}
+  for field, value in flat.items():
+    if field not in leave_out and any(f"{field}.".startswith(f"{name}.") for name in names):
+      *sections, last = field.split(".")
+      section = functools.reduce(lambda inner, s: inner.setdefault(s, {}), sections, selected)
+      section[last] = value
+  return selected
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in values.items():
+    inner = _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+    flat |= {f"{prefix}{name}": value} if inner is None else inner
+  return flat
+
+
+def _with_tuples(value):
+  """JSON's lists as the tuples that they were in the config."""
+  if isinstance(value, dict):
+    return {name: _with_tuples(inner) for name, inner in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
