@@ -54,8 +54,8 @@ _PHASE_OF = {"teacher": "teacher", "student": "distill", "reference": "reference
 class Source:
   """Something that a phase reads: the `path` of a phase folder or of a file, and what it is.
 
-  The `identity` of a model has its `config`, its own `inputs`, the `step` and, where its phase has
-  finished, the `digest` of the parameters (else None); that of files the `sha256` of their bytes.
+  The `identity` of a model has its `config`, its own `inputs`, the `step`, whether its phase has
+  `finished` and then the `digest` of its parameters, else None; that of files the `sha256` of each.
   """
 
   path: epath.Path
@@ -103,7 +103,7 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
   folder = workdir / phase
   record = _read_record(folder)
   if record and _is_there(folder, record["result"]):
-    return Source(folder, record["depends"] | record["result"])
+    return Source(folder, record["depends"] | record["result"] | {"finished": True})
   step, begun = latest_step(folder), read_begun(folder)
   if not step or not begun:
     raise ConfigError(f"no trained {name} in {folder}; run the phase {phase!r} there first")
@@ -112,7 +112,7 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
       f"the {name} in {folder} is not finished, its last checkpoint is of step {step}; run the"
       f" phase {phase!r} to its end, or give --unfinished to use it as it is"
     )
-  return Source(folder, begun | {"step": step, "digest": None})
+  return Source(folder, begun | {"step": step, "digest": None, "finished": False})
 
 
 def find_sources(
