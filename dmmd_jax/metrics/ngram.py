@@ -4,23 +4,25 @@ import numpy as np
 
 
 class KneserNey:
-  """Conditional probabilities from tokens int `[N]` of a small alphabet, as dense tables `K^3`.
+  """Conditional probabilities from tokens int `[..., D]` of a small alphabet, as dense tables.
 
-  Interpolated, with one discount `n_1 / (n_1 + 2 n_2)` per order (Kneser & Ney 1995; Chen & Goodman
-  1999): lower orders count how many different contexts a token follows.
+  `trigram` `[K, K, K]`, `bigram` `[K, K]` and `unigram` `[K]` are for tokens with two, one and none
+  before them in a row. Each is interpolated, with one discount `n_1 / (n_1 + 2 n_2)` per order
+  (Kneser & Ney 1995; Chen & Goodman 1999): it counts how often tokens came, and backs off to
+  distributions that count how many different contexts they followed.
   """
 
   def __init__(self, tokens: np.ndarray, num_categories: int):
     k = num_categories
     tokens = np.asarray(tokens, np.int64)
-    codes = (tokens[:-2] * k + tokens[1:-1]) * k + tokens[2:]
-    counts = np.bincount(codes, minlength=k**3).reshape(k, k, k)
-    pairs = (counts > 0).sum(0)
-    singles = (pairs > 0).sum(0)
+    singles, pairs, triples = (_counts(tokens, order, k) for order in (1, 2, 3))
+    even = np.full(k, 1.0 / k)
     # One more for all: a token that training never saw is not impossible.
-    self.unigram = _interpolate(singles + 1, np.full(k, 1.0 / k))
-    self.bigram = _interpolate(pairs, self.unigram)
-    self.trigram = _interpolate(counts, self.bigram)
+    after_any = _interpolate((pairs > 0).sum(0) + 1, even)
+    after_pairs = _interpolate((triples > 0).sum(0), after_any)
+    self.unigram = _interpolate(singles + 1, even)
+    self.bigram = _interpolate(pairs, after_any)
+    self.trigram = _interpolate(triples, after_pairs)
 
   def token_nll(self, x: np.ndarray) -> np.ndarray:
     """Nats of each token of `[n, D]` given up to two before it in the same row."""
@@ -28,6 +30,13 @@ class KneserNey:
     third = self.trigram[x[:, :-2], x[:, 1:-1], x[:, 2:]]
     first, second = self.unigram[x[:, :1]], self.bigram[x[:, :1], x[:, 1:2]]
     return -np.log(np.concatenate([first, second, third], 1))
+
+
+def _counts(tokens: np.ndarray, order: int, k: int) -> np.ndarray:
+  """How often each n-gram of `order` tokens comes within rows `[..., D]`: `[K, ...]`."""
+  length = max(tokens.shape[-1] - order + 1, 0)
+  codes = sum(tokens[..., i : i + length] * k ** (order - 1 - i) for i in range(order))
+  return np.bincount(codes.reshape(-1), minlength=k**order).reshape((k,) * order)
 
 
 def _interpolate(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
