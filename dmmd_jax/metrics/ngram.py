@@ -17,10 +17,9 @@ class KneserNey:
     tokens = np.asarray(tokens, np.int64)
     singles, pairs, triples = (_counts(tokens, order, k) for order in (1, 2, 3))
     even = np.full(k, 1.0 / k)
-    # One more for all: a token that training never saw is not impossible.
-    after_any = _interpolate((pairs > 0).sum(0) + 1, even)
+    after_any = _interpolate((pairs > 0).sum(0), even)
     after_pairs = _interpolate((triples > 0).sum(0), after_any)
-    self.unigram = _interpolate(singles + 1, even)
+    self.unigram = _interpolate(singles, even)
     self.bigram = _interpolate(pairs, after_any)
     self.trigram = _interpolate(triples, after_pairs)
 
@@ -41,8 +40,9 @@ def _counts(tokens: np.ndarray, order: int, k: int) -> np.ndarray:
 
 def _interpolate(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
   """Discounted counts `[..., K]` plus the mass so freed, spread as `lower` `[..., K]` says."""
-  once, twice = (counts == 1).sum(), (counts == 2).sum()
-  discount = once / max(once + 2 * twice, 1)
+  # As if one had come once where none has: nothing that training never saw is impossible.
+  once, twice = max((counts == 1).sum(), 1), (counts == 2).sum()
+  discount = once / (once + 2 * twice)
   total = counts.sum(-1, keepdims=True)
   freed = discount * (counts > 0).sum(-1, keepdims=True)
   seen = (np.maximum(counts - discount, 0.0) + freed * lower) / np.maximum(total, 1)
