@@ -1,8 +1,8 @@
 """What the choices of the kernel score do: `python -m benchmarks.ablation`.
 
 Distils the teacher of a finished `make demo` (`--teacher`) with one choice changed at a time and
-several seeds each (two minutes a student on two cores), and prints a table per metric. What is
-complete in `--out` is not run again.
+several seeds each (two minutes a student on two cores), and prints a table per metric, measured on
+the validation split. What is complete in `--out` is not run again.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import pathlib
 
 from benchmarks import few_steps
 
-NFES = (1, 2, 4)
+STEPS = (1, 2, 4)
 SCORE, BOTH = "configs/digits_kernel.py", "configs/digits_dmmd_kernel.py"
 SCALES = "--config.distill.score.scales="
 VARIANTS = {
@@ -28,18 +28,18 @@ VARIANTS = {
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--teacher", type=pathlib.Path, default=pathlib.Path("runs/digits_dmmd"))
+  few_steps.add_arguments(parser)
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/ablation"))
-  parser.add_argument("--seeds", type=int, default=2)
   args = parser.parse_args()
   results = {name: [] for name in VARIANTS}
   for seed in range(args.seeds):
     for index, (name, (config, overrides)) in enumerate(VARIANTS.items()):
       workdir = args.out / str(index) / str(seed)
-      few_steps.run(config, seed, args.teacher, workdir, NFES, overrides)
+      few_steps.run(config, seed, args.teacher, workdir, STEPS, args.split, overrides)
       results[name].append(few_steps.read(workdir))
   for metric in ("frechet", "class_tv", "kernel_mmd"):
-    print("\n" + few_steps.table(few_steps.statistics(results, metric, NFES), metric, NFES))
+    print("\n" + few_steps.table(few_steps.statistics(results, metric, STEPS), metric, STEPS))
+  print("\n" + few_steps.caption(args.split, args.seeds))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     python -m benchmarks.few_steps --data=text --teacher=runs/text_dmmd --out=runs/text_few_steps
 
 distils a trained teacher with each method and seed (on two cores a minute a student of digits, five
-a student of text), evaluates, prints Markdown tables (mean over seeds and its standard error) and
-draws `few_steps.png`. What is complete in `--out` is not run again. Arguments after `--` go to
-every run.
+a student of text), evaluates, prints Markdown tables (mean over seeds, and the larger of its
+standard error and that of one cell) and draws `few_steps.png`. To choose settings it measures on
+the validation split; `--split=held_out` is for the table of what was chosen. What is complete in
+`--out` is not run again. Arguments after `--` go to every run.
 """
 
 import argparse
@@ -37,7 +38,7 @@ METRICS = {
   "digits": ("frechet", "class_tv", "kernel_mmd", "entropy"),
   "text": ("gradient_moment", "perplexity", "unigram_entropy", "distinct_4", "repeated_4"),
 }
-NFES = (1, 2, 4, 8, 16)
+STEPS = (1, 2, 4, 8, 16)
 
 
 def run(
@@ -45,52 +46,81 @@ def run(
   seed: int,
   teacher: pathlib.Path,
   workdir: pathlib.Path,
-  nfes: tuple[int, ...],
+  steps: tuple[int, ...],
+  split: str,
   extra: list[str],
 ) -> None:
   """Distils and evaluates in a process of its own; one that is complete does nothing."""
   command = [
     sys.executable, "-m", "dmmd_jax.main", f"--config={config}", f"--workdir={workdir}",
     "--config.phases=('distill','evaluate')", f"--config.distill.teacher_workdir={teacher}",
-    f"--config.run.seed={seed}", f"--config.evaluate.teacher_nfe={nfes}",
-    f"--config.evaluate.student_nfe={nfes}", *extra,
+    f"--config.run.seed={seed}", f"--config.evaluate.teacher_nfe={steps}",
+    f"--config.evaluate.student_nfe={steps}", f"--config.evaluate.split={split}", *extra,
   ]  # fmt: skip
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def read(workdir: pathlib.Path) -> dict[tuple, float]:
+def read(workdir: pathlib.Path) -> dict[tuple, tuple[float, float]]:
+  """Value and standard error, 0 where there is none, by model, metric and steps."""
   rows = json.loads((workdir / "evaluate" / "results.json").read_text())["rows"]
-  return {(row["model"], row["metric"], row["nfe"]): row["value"] for row in rows}
+  return {
+    (row["model"], row["metric"], row["steps"]): (row["value"], row["stderr"] or 0.0)
+    for row in rows
+  }
 
 
 def statistics(
-  results: dict[str, list[dict]], metric: str, nfes: tuple[int, ...]
+  results: dict[str, list[dict]], metric: str, steps: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-  """Mean over seeds and its standard error at each NFE, `[NFEs, 2]`, of every row of the table."""
+  """Mean over seeds and its error at each number of steps, `[steps, 2]`, of every row of the table.
+
+  The error is the standard error over seeds, but at least the sampling error of one cell (root mean
+  square over seeds): few seeds may agree by chance.
+  """
   rows = {"teacher": ("teacher", next(iter(results.values())))}
   rows |= {name: ("student", runs) for name, runs in results.items()}
   found = {}
   for name, (model, runs) in rows.items():
-    values = np.array([[run[model, metric, nfe] for nfe in nfes] for run in runs])
-    errors = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
-    found[name] = np.stack([values.mean(0), errors], 1)
+    cells = np.array([[run[model, metric, number] for number in steps] for run in runs])
+    values, sampling = cells[..., 0], np.sqrt(np.square(cells[..., 1]).mean(0))
+    over_seeds = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
+    found[name] = np.stack([values.mean(0), np.maximum(over_seeds, sampling)], 1)
   return found
 
 
-def table(rows: dict[str, np.ndarray], metric: str, nfes: tuple[int, ...]) -> str:
-  lines = [f"| {metric}, NFE | {' | '.join(map(str, nfes))} |", "|---" * (len(nfes) + 1) + "|"]
+def table(rows: dict[str, np.ndarray], metric: str, steps: tuple[int, ...]) -> str:
+  lines = [f"| {metric}, steps | {' | '.join(map(str, steps))} |", "|---" * (len(steps) + 1) + "|"]
   for name, cells in rows.items():
     lines.append(f"| {name} | {' | '.join(f'{v:.3g} ± {e:.2g}' for v, e in cells)} |")
   return "\n".join(lines)
 
 
+def caption(split: str, seeds: int) -> str:
+  """What the tables show."""
+  few = "" if seeds >= 3 else "; fewer than three seeds say little of the spread between them"
+  return (
+    f"Measured on the {split} split, {seeds} seed{'s' * (seeds > 1)}: mean ± the larger of its"
+    f" standard error over seeds and the sampling error of one cell{few}. A step is one evaluation"
+    " of the network (NFE), two under guidance."
+  )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Those of every comparison of students."""
+  parser.add_argument("--teacher", type=pathlib.Path, default=pathlib.Path("runs/digits_dmmd"))
+  parser.add_argument("--seeds", type=int, default=3, help="three at least for errors that hold")
+  parser.add_argument(
+    "--split", choices=("validation", "held_out"), default="validation", help="measured on"
+  )
+
+
 def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
   figure, axis = plt.subplots(figsize=(5, 3.4))
   for name, cells in rows.items():
-    axis.errorbar(NFES, cells[:, 0], cells[:, 1], marker="o", capsize=2, label=name)
+    axis.errorbar(STEPS, cells[:, 0], cells[:, 1], marker="o", capsize=2, label=name)
   axis.set_xscale("log", base=2)
   axis.set_yscale("log")
-  axis.set_xlabel("NFE")
+  axis.set_xlabel("steps")
   axis.set_ylabel(metric)
   axis.legend(fontsize=8)
   figure.tight_layout()
@@ -100,9 +130,8 @@ def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--data", choices=METHODS, default="digits")
-  parser.add_argument("--teacher", type=pathlib.Path, default=pathlib.Path("runs/digits_dmmd"))
+  add_arguments(parser)
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/few_steps"))
-  parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
   extra = args.extra
@@ -113,13 +142,14 @@ def main() -> None:
   for seed in range(args.seeds):
     for name, config in methods.items():
       workdir = args.out / pathlib.Path(config).stem / str(seed)
-      run(config, seed, args.teacher, workdir, NFES, extra)
+      run(config, seed, args.teacher, workdir, STEPS, args.split, extra)
       results[name].append(read(workdir))
   for i, metric in enumerate(METRICS[args.data]):
-    rows = statistics(results, metric, NFES)
-    print("\n" + table(rows, metric, NFES))
+    rows = statistics(results, metric, STEPS)
+    print("\n" + table(rows, metric, STEPS))
     if i == 0:
       plot(rows, metric, args.out / "few_steps.png")
+  print("\n" + caption(args.split, args.seeds))
 
 
 if __name__ == "__main__":

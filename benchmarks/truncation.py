@@ -1,9 +1,9 @@
 """Temperature and top-p of a text teacher: `python -m benchmarks.truncation --workdir=runs/text`.
 
-Samples the teacher over a grid of both, measures on the validation split, prints a table and draws
-`truncation.png`: perplexity falls without end with the temperature, the Gradient Moment turns back
-up (D-MMD, arXiv 2603.20155, Figure 3). The best setting is for `evaluate.teacher_top_p`, and for
-`distill.top_p`.
+Samples the teacher over a grid of both, measures on the validation split (`--split=held_out` is for
+the table of what was chosen), prints a table and draws `truncation.png`: perplexity falls without
+end with the temperature, the Gradient Moment turns back up (D-MMD, arXiv 2603.20155, Figure 3). The
+best setting is for `evaluate.teacher_top_p`, and for `distill.top_p`.
 """
 
 import argparse
@@ -29,7 +29,8 @@ METRICS = ("gradient_moment", "perplexity", "unigram_entropy")
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--workdir", type=epath.Path, default=epath.Path("runs/text_dmmd"))
-  parser.add_argument("--nfe", type=int, default=64)
+  parser.add_argument("--steps", type=int, default=64)
+  parser.add_argument("--split", choices=("validation", "held_out"), default="validation")
   parser.add_argument("--blocks", type=int, default=4)
   args = parser.parse_args()
   teacher = records.find_model(args.workdir, "teacher")
@@ -37,7 +38,7 @@ def main() -> None:
   config.evaluate = {"num_blocks": args.blocks}
   config.run = {"seed": config.seed}
   mesh = parallel.make_mesh()
-  dataset = evaluate.with_split(build.make_dataset(config), "validation")
+  dataset = evaluate.with_split(build.make_dataset(config), args.split)
   measures = make_measures(
     dataset, reference.load(records.find_model(args.workdir, "reference"), dataset, mesh)
   )
@@ -48,13 +49,17 @@ def main() -> None:
   print(f"| temperature | top-p | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
   for temperature, top_p in settings:
     sample = build.make_sampler(denoiser, mesh, None, temperature, top_p)
-    model = evaluate.Model("teacher", sample, params, (args.nfe,))
+    model = evaluate.Model("teacher", sample, params, (args.steps,), denoiser.evaluations)
     shape = (BLOCK_SIZE, *dataset.shape)
-    blocks = evaluate.draw(config, model, shape, args.nfe, mesh)
-    rows = {r["metric"]: r for r in evaluate.result_rows("teacher", args.nfe, blocks, measures)}
+    blocks = evaluate.draw(config, model, shape, args.steps, mesh)
+    rows = {r["metric"]: r for r in evaluate.result_rows(model, args.steps, blocks, measures)}
     found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}
     cells = " | ".join(f"{v:.3g} ± {e:.1g}" for v, e in found[temperature, top_p].values())
     print(f"| {temperature} | {top_p} | {cells} |", flush=True)
+  print(
+    f"\nMeasured on the {args.split} split at {model.nfe(args.steps)} NFE; ± is one standard error"
+    f" over {args.blocks} blocks."
+  )
   plot(found, args.workdir / "truncation.png")
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -28,58 +27,76 @@ _TITLES = {
   "impossible": "Share of samples that the true distribution cannot produce",
 }
 
+_SPLITS = {"train": "training", "validation": "validation", "held_out": "held-out"}
+
+_NFE = (
+  "NFE are the evaluations of the network that draw a token: one a step, two under guidance; in"
+  " blocks, those of the token's own block and one that writes it to the cache. The autoregressive"
+  " model takes as many evaluations, one after the other, as there are tokens, each of one token."
+)
 
 # Metrics of real data and their standard errors, where several blocks were measured.
 Reference = dict[str, tuple[float, float | None]]
 
 
-def save_results(
-  directory: epath.Path,
-  rows: list[dict],
-  reference: Reference,
-  bits_per_token: dict[str, tuple[float, float]],
-  provenance: dict[str, Any],
-) -> None:
-  """Writes `results.json`, with the `provenance` of the rows, `results.md` and a figure of them."""
-  text = results_table(rows, reference)
-  for name, bits in bits_per_token.items():
-    text += f"\n{name}: {_number(*bits)} bits per token of the held-out split.\n"
+def save_results(directory: epath.Path, results: dict) -> None:
+  """Writes `results.json`, `results.md` and `quality_vs_nfe.png`.
+
+  `results` has `rows`, `seconds`, `reference` and the names of the splits, as for `results_table`,
+  `bits_per_token`: values and standard errors by name, and the `inputs` that all were made from.
+  """
+  text = results_table(results)
+  for name, bits in results["bits_per_token"].items():
+    split = _SPLITS[results["split"]]
+    text += f"\n{name}: {_number(*bits)} bits per token of the {split} split.\n"
+  for name, made in results["inputs"].items():
+    if not made.get("finished", True):
+      text += f"\nThe {name} is not finished: measured at step {made['step']}.\n"
   (directory / "results.md").write_text(text)
-  _plot_quality(directory / "quality_vs_nfe.png", rows, reference)
-  results = {"rows": rows, "reference": reference, "bits_per_token": bits_per_token} | provenance
+  _plot_quality(directory / "quality_vs_nfe.png", results["rows"], results["reference"])
   write_whole(directory / "results.json", json.dumps(results, indent=1) + "\n")
 
 
-def results_table(rows: list[dict], reference: Reference) -> str:
-  """Markdown: one table per metric, models in rows, NFE in columns."""
-  nfes = sorted({row["nfe"] for row in rows})
-  models = list(dict.fromkeys(row["model"] for row in rows))
+def results_table(results: dict) -> str:
+  """Markdown: one table per metric, models in rows, NFE in columns.
+
+  `rows` are metrics of a `model` at an `nfe`, `seconds` their `seconds_per_sample`. `reference` are
+  metrics of real data of the `reference_split`; all are measured against the `split`.
+  """
+  rows, reference = results["rows"], results["reference"]
   parts = []
   for metric in dict.fromkeys(row["metric"] for row in rows):
-    cells = {
-      (r["model"], r["nfe"]): _number(r["value"], r["stderr"])
-      for r in rows
-      if r["metric"] == metric
-    }
-    parts += [f"### {_TITLES.get(metric, metric)}", ""]
-    parts += [
-      "| model \\ NFE | " + " | ".join(map(str, nfes)) + " |",
-      "|---" * (len(nfes) + 1) + "|",
-    ]
-    for model in models:
-      parts.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
+    of_metric = [r for r in rows if r["metric"] == metric]
+    cells = {(r["model"], r["nfe"]): _number(r["value"], r["stderr"]) for r in of_metric}
+    parts += [f"### {_TITLES.get(metric, metric)}", "", *_table(rows, cells)]
     if metric in reference:
-      parts += ["", f"Real data in place of samples: {_number(*reference[metric])}."]
+      number, real = _number(*reference[metric]), _SPLITS[results["reference_split"]]
+      parts += ["", f"Real data ({real} split) in place of samples: {number}."]
     parts.append("")
-  seconds = {(r["model"], r["nfe"]): f"{1e3 * r['seconds_per_sample']:.2f}" for r in rows}
-  parts += ["### Milliseconds per sample", ""]
-  parts += ["| model \\ NFE | " + " | ".join(map(str, nfes)) + " |", "|---" * (len(nfes) + 1) + "|"]
-  for model in models:
-    parts.append(f"| {model} | " + " | ".join(seconds.get((model, n), "") for n in nfes) + " |")
+  cells = {
+    (r["model"], r["nfe"]): f"{1e3 * r['seconds_per_sample']:.2f}" for r in results["seconds"]
+  }
+  parts += ["### Milliseconds per sample", "", *_table(rows, cells)]
   samples = rows[0]["num_samples"] if rows else 0
-  return (
-    "\n".join(parts) + f"\n\n{samples} samples per cell; ± is one standard error over blocks.\n"
-  )
+  parts += [
+    "",
+    f"{samples} samples per cell, measured against the {_SPLITS[results['split']]} split; ± is one"
+    " standard error over blocks.",
+    _NFE,
+  ]
+  return "\n".join(parts) + "\n"
+
+
+def _table(rows: list[dict], cells: dict[tuple[str, int], str]) -> list[str]:
+  """Lines of a table of `cells` by model and NFE, of all models and NFE in `rows`."""
+  nfes = sorted({row["nfe"] for row in rows})
+  lines = [
+    "| model \\ NFE | " + " | ".join(map(str, nfes)) + " |",
+    "|---" * (len(nfes) + 1) + "|",
+  ]
+  for model in dict.fromkeys(row["model"] for row in rows):
+    lines.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
+  return lines
 
 
 def _number(value: float, stderr: float | None) -> str:
@@ -123,21 +140,21 @@ def save_texts(
   samples: dict[str, dict[int, np.ndarray]],
   decode: Callable[[np.ndarray], str],
 ) -> None:
-  """`samples.md`: the first texts of every model at every NFE."""
+  """`samples.md`: the first texts of every model, by its steps."""
   parts = ["# Samples: the first of each run, not selected"]
-  for model, by_nfe in samples.items():
-    for nfe, tokens in by_nfe.items():
+  for model, by_steps in samples.items():
+    for steps, tokens in by_steps.items():
       texts = (decode(row).replace("```", 3 * '"') for row in tokens[:_TEXTS])
-      parts += [f"## {model}, {nfe} NFE", "```\n" + "\n---\n".join(texts) + "\n```"]
+      parts += [f"## {model}, {steps} steps", "```\n" + "\n---\n".join(texts) + "\n```"]
   (directory / "samples.md").write_text("\n\n".join(parts) + "\n")
 
 
 def save_images(
   directory: epath.Path, samples: dict[str, dict[int, np.ndarray]], num_categories: int
 ) -> None:
-  """`samples_<model>.png`: per NFE a strip of images; sequences `[n, D]` are drawn as columns."""
-  for model, by_nfe in samples.items():
-    _plot_samples(directory / f"samples_{model}.png", model, by_nfe, num_categories)
+  """`samples_<model>.png`: a strip of images by steps; sequences `[n, D]` are drawn as columns."""
+  for model, by_steps in samples.items():
+    _plot_samples(directory / f"samples_{model}.png", model, by_steps, num_categories)
 
 
 def _plot_samples(
@@ -147,10 +164,10 @@ def _plot_samples(
   figure, axes = plt.subplots(
     len(samples), 1, figsize=(10, 1.9 * len(samples)), squeeze=False, constrained_layout=True
   )
-  for axis, (nfe, tokens) in zip(axes[:, 0], samples.items(), strict=True):
+  for axis, (steps, tokens) in zip(axes[:, 0], samples.items(), strict=True):
     image = _tile(tokens, rows=3, columns=20) if tokens.ndim == 4 else tokens[:40].T
     axis.imshow(image / (num_categories - 1), cmap="gray", vmin=0, vmax=1)
-    axis.set_ylabel(f"{nfe} NFE", rotation=0, ha="right", va="center")
+    axis.set_ylabel(f"{steps} steps", rotation=0, ha="right", va="center")
     axis.set_xticks([])
     axis.set_yticks([])
   figure.suptitle(f"{model}: the first samples of each run, not selected")

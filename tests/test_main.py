@@ -74,9 +74,9 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   for model in ("teacher", "student"):
     assert {(model, 1, "impossible"), (model, 2, "entropy")} <= cells
   row = results["rows"][0]
-  assert set(row) == {
-    "model", "nfe", "metric", "value", "stderr", "num_samples", "seconds_per_sample"
-  }  # fmt: skip
+  assert set(row) == {"model", "steps", "nfe", "metric", "value", "stderr", "num_samples"}
+  timed = {(s["model"], s["nfe"]): s["seconds_per_sample"] for s in results["seconds"]}
+  assert len(timed) == 4 and min(timed.values()) > 0
   assert "| teacher |" in done.stdout and "| student |" in done.stdout
   for name in ("results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png"):
     assert (workdir / "evaluate" / name).stat().st_size > 0

@@ -65,13 +65,14 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
   evaluate = folder / "run" / "evaluate"
   results = json.loads((evaluate / "results.json").read_text())
   models = {(r["model"], r["nfe"]) for r in results["rows"] if r["metric"] == "gradient_moment"}
-  assert models == {("teacher", 2), ("student", 2), ("autoregressive", 16)}
+  # In blocks: two steps, and one evaluation that writes the block to the cache.
+  assert models == {("teacher", 3), ("student", 3), ("autoregressive", 16)}
   assert {"Teacher (upper bound)", "Trigram model, Kneser-Ney"} == set(results["bits_per_token"])
   value, stderr = results["reference"]["gradient_moment"]
   assert abs(value) < 10 * stderr
   assert "sha256" in printed and "bits per token of the held-out split" in printed
   samples = (evaluate / "samples.md").read_text()
-  assert "## student, 2 NFE" in samples and samples.count("---") == 3 * 7
+  assert "## student, 2 steps" in samples and samples.count("---") == 3 * 7
 
 
 def test_two_processes_measure_what_one_does(trained, tmp_path):

@@ -4,21 +4,27 @@ import numpy as np
 
 from dmmd_jax.data.pipeline import Dataset
 
-NUM_HELD_OUT = 360
+NUM_HELD_OUT = NUM_VALIDATION = 360
 
 
 def load() -> Dataset:
-  """Digits as tokens int32 `[N, 8, 8, 1]`: 1,437 to train on and 360 held out, a fixed split."""
+  """Digits as tokens int32 `[N, 8, 8, 1]`, a fixed random split.
+
+  1,077 are to train on, 360 to choose settings by, and 360 are held out.
+  """
   from sklearn.datasets import load_digits
 
   digits = load_digits()
   order = np.random.default_rng(0).permutation(len(digits.target))
-  images = digits.images[order].astype(np.int32)[..., None]
-  labels = digits.target[order].astype(np.int32)
+  ends = [NUM_HELD_OUT, NUM_HELD_OUT + NUM_VALIDATION]
+  held_out, validation, train = np.split(digits.images[order].astype(np.int32)[..., None], ends)
+  labels = np.split(digits.target[order].astype(np.int32), ends)
   return Dataset(
-    train=images[NUM_HELD_OUT:],
-    held_out=images[:NUM_HELD_OUT],
+    train=train,
+    held_out=held_out,
+    validation=validation,
     num_categories=17,
-    train_labels=labels[NUM_HELD_OUT:],
-    held_out_labels=labels[:NUM_HELD_OUT],
+    held_out_labels=labels[0],
+    validation_labels=labels[1],
+    train_labels=labels[2],
   )

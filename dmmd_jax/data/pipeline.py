@@ -7,6 +7,9 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+# Labels on disk cost as much to read as their examples: of so many, no class of 1,000 is missing.
+_LABELS_READ = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -14,8 +17,9 @@ class Dataset:
 
   `train` and its labels may be anything with a length, a shape and an index. Where there is a third
   split, `validation`, it is to choose settings by. `labels` are class labels int `[N]`, or None.
-  `joint` is the exact distribution of synthetic data (`toy.Mixture`), or None. `tokenizer` decodes
-  text. `flip` says that an image and its mirror image are equally likely.
+  Examples may be stored in any order, such as class by class. `joint` is the exact distribution of
+  synthetic data (`toy.Mixture`), or None. `tokenizer` decodes text. `flip` says that an image and
+  its mirror image are equally likely.
   """
 
   train: np.ndarray
@@ -25,6 +29,7 @@ class Dataset:
   held_out_labels: np.ndarray | None = None
   joint: object | None = None
   validation: np.ndarray | None = None
+  validation_labels: np.ndarray | None = None
   tokenizer: object | None = None
   flip: bool = False
 
@@ -38,7 +43,21 @@ class Dataset:
     """How many labels there are; 0 without."""
     if self.train_labels is None:
       return 0
-    return int(max(np.max(self.train_labels[:10_000]), np.max(self.held_out_labels))) + 1
+    some = self.train_labels
+    if not isinstance(some, np.ndarray):
+      some = random_rows(some, _LABELS_READ)
+    splits = (some, self.held_out_labels, self.validation_labels)
+    return max(int(np.max(labels)) for labels in splits if labels is not None) + 1
+
+
+def random_rows(rows, num: int) -> np.ndarray:
+  """`num` of `rows`, or all if there are fewer, in a random order: `[min(num, len(rows)), ...]`.
+
+  The draw depends on both numbers alone, so examples and their labels keep together. `rows` may be
+  anything with a length and an index; no others are read.
+  """
+  chosen = np.random.default_rng(0).choice(len(rows), min(num, len(rows)), replace=False)
+  return rows[chosen] if isinstance(rows, np.ndarray) else np.stack([rows[int(i)] for i in chosen])
 
 
 class Batch(NamedTuple):

@@ -70,6 +70,7 @@ def load(name: str, num_train: int = 65536, num_held_out: int = 4096) -> Dataset
   return Dataset(
     train=joint.sample(num_train, seed=1),
     held_out=joint.sample(num_held_out, seed=2),
+    validation=joint.sample(num_held_out, seed=3),
     num_categories=joint.probs.shape[-1],
     joint=joint,
   )

@@ -44,7 +44,7 @@ def train_classifier(
     params, opt_state = carry
     index_key, noise_key = jax.random.split(key)
     index = jax.random.randint(index_key, (128,), 0, len(x))
-    # A little noise: the features should not hinge on single grey levels of 1,437 images.
+    # A little noise: the features should not hinge on single grey levels of a thousand images.
     batch = x[index] + 0.1 * jax.random.normal(noise_key, x[index].shape)
 
     def loss(params):

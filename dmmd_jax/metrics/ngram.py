@@ -4,23 +4,24 @@ import numpy as np
 
 
 class KneserNey:
-  """Conditional probabilities from tokens int `[N]` of a small alphabet, as dense tables `K^3`.
+  """Conditional probabilities from tokens int `[..., D]` of a small alphabet, as dense tables.
 
-  Interpolated, with one discount `n_1 / (n_1 + 2 n_2)` per order (Kneser & Ney 1995; Chen & Goodman
-  1999): lower orders count how many different contexts a token follows.
+  `trigram` `[K, K, K]`, `bigram` `[K, K]` and `unigram` `[K]` are for tokens with two, one and none
+  before them in a row. Each is interpolated, with one discount `n_1 / (n_1 + 2 n_2)` per order
+  (Kneser & Ney 1995; Chen & Goodman 1999): it counts how often tokens came, and backs off to
+  distributions that count how many different contexts they followed.
   """
 
   def __init__(self, tokens: np.ndarray, num_categories: int):
     k = num_categories
     tokens = np.asarray(tokens, np.int64)
-    codes = (tokens[:-2] * k + tokens[1:-1]) * k + tokens[2:]
-    counts = np.bincount(codes, minlength=k**3).reshape(k, k, k)
-    pairs = (counts > 0).sum(0)
-    singles = (pairs > 0).sum(0)
-    # One more for all: a token that training never saw is not impossible.
-    self.unigram = _interpolate(singles + 1, np.full(k, 1.0 / k))
-    self.bigram = _interpolate(pairs, self.unigram)
-    self.trigram = _interpolate(counts, self.bigram)
+    singles, pairs, triples = (_counts(tokens, order, k) for order in (1, 2, 3))
+    even = np.full(k, 1.0 / k)
+    after_any = _interpolate((pairs > 0).sum(0), even)
+    after_pairs = _interpolate((triples > 0).sum(0), after_any)
+    self.unigram = _interpolate(singles, even)
+    self.bigram = _interpolate(pairs, after_any)
+    self.trigram = _interpolate(triples, after_pairs)
 
   def token_nll(self, x: np.ndarray) -> np.ndarray:
     """Nats of each token of `[n, D]` given up to two before it in the same row."""
@@ -30,10 +31,18 @@ class KneserNey:
     return -np.log(np.concatenate([first, second, third], 1))
 
 
+def _counts(tokens: np.ndarray, order: int, k: int) -> np.ndarray:
+  """How often each n-gram of `order` tokens comes within rows `[..., D]`: `[K, ...]`."""
+  length = max(tokens.shape[-1] - order + 1, 0)
+  codes = sum(tokens[..., i : i + length] * k ** (order - 1 - i) for i in range(order))
+  return np.bincount(codes.reshape(-1), minlength=k**order).reshape((k,) * order)
+
+
 def _interpolate(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
   """Discounted counts `[..., K]` plus the mass so freed, spread as `lower` `[..., K]` says."""
-  once, twice = (counts == 1).sum(), (counts == 2).sum()
-  discount = once / max(once + 2 * twice, 1)
+  # As if one had come once where none has: nothing that training never saw is impossible.
+  once, twice = max((counts == 1).sum(), 1), (counts == 2).sum()
+  discount = once / (once + 2 * twice)
   total = counts.sum(-1, keepdims=True)
   freed = discount * (counts > 0).sum(-1, keepdims=True)
   seen = (np.maximum(counts - discount, 0.0) + freed * lower) / np.maximum(total, 1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dmmd_jax.data.pipeline import Dataset
+from dmmd_jax.data.pipeline import Dataset, random_rows
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.frechet import frechet_distance
 from dmmd_jax.metrics.gradient_moment import gradient_moment
@@ -49,7 +49,7 @@ def make_measures(
   special = special_measure(dataset, language_model)
   kernel = NGram if dataset.tokenizer else Hamming
   kernel = kernel(num_categories=dataset.num_categories)
-  held_out = dataset.held_out[:COMPARED]
+  held_out = random_rows(dataset.held_out, COMPARED)
 
   def of_block(tokens, block):
     return special(tokens, block) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
@@ -66,16 +66,18 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
   if dataset.train_labels is None:
     return lambda *_: {}
   classifier = train_classifier(
-    dataset.train[:CLASSIFIED], dataset.train_labels[:CLASSIFIED], dataset.num_categories
+    random_rows(dataset.train, CLASSIFIED),
+    random_rows(dataset.train_labels, CLASSIFIED),
+    dataset.num_categories,
   )
-  real_features, real_logits = classifier.predict(dataset.held_out)
+  real_features, real_logits = map(np.asarray, classifier.predict(dataset.held_out))
   real_classes = histogram(np.argmax(real_logits, -1), classifier.num_classes)
 
   def measure(tokens, _):
     features, logits = classifier.predict(tokens)
     classes = histogram(np.argmax(logits, -1), classifier.num_classes)
     return {
-      "frechet": frechet_distance(features, real_features[: len(tokens)]),
+      "frechet": frechet_distance(features, random_rows(real_features, len(tokens))),
       "class_tv": total_variation(classes, real_classes),
     }
 
@@ -83,7 +85,10 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
 
 
 def text_measure(dataset: Dataset, language_model) -> Measure:
-  """A block is one pair of minibatches of the Gradient Moment, against as many held-out texts."""
+  """A block is one pair of minibatches of the Gradient Moment, against as many held-out texts.
+
+  These come in a random order of their own (`text.from_streams`).
+  """
 
   def measure(tokens, block):
     half = len(tokens) // 2

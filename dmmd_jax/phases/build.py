@@ -12,7 +12,7 @@ import numpy as np
 
 from dmmd_jax import checkpoints, parallel
 from dmmd_jax.data import alphabets, digits, images, text, tfds_text, toy
-from dmmd_jax.data.pipeline import Batch, Dataset
+from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.digest import digest
 from dmmd_jax.networks import noise, transformer, uvit
@@ -48,6 +48,10 @@ def make_images(config) -> Dataset:
     )
   if config.network.classes and not dataset.num_classes:
     raise images.ImageError(f"network.classes is True; {c.name} has no labels")
+  if config.evaluate.split == "validation" and dataset.validation is None:
+    raise images.ImageError(
+      f"evaluate.split is validation; {c.name} has no such split: set it to held_out"
+    )
   return dataclasses.replace(dataset, flip=c.flip)
 
 
@@ -90,8 +94,9 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     "polynomial": schedules.Polynomial(config.process.schedule_power),
   }[config.process.schedule]
   if config.process.name == "marginal":
-    every = dataset.shape[0] if dataset.tokenizer else 1  # texts begin at every token
-    rows = dataset.train[: _COUNTED * every : every]
+    # Texts begin at every token.
+    rows = dataset.train[:: dataset.shape[0]] if dataset.tokenizer else dataset.train
+    rows = random_rows(rows, _COUNTED)
     counts = np.bincount(rows.reshape(-1), minlength=dataset.num_categories) + 1.0
     return processes.Marginal(
       dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
@@ -142,6 +147,15 @@ class Denoiser:
   def guided(self, guidance: float) -> "Denoiser":
     return dataclasses.replace(self, guidance=guidance)
 
+  def evaluations(self, steps: int) -> int:
+    """NFE: how often the network sees a position while it is sampled in so many `steps`."""
+    writing = 1 if self.num_blocks > 1 else 0  # of the clean block to the cache
+    return steps * (2 if self._is_guided else 1) + writing
+
+  @property
+  def _is_guided(self) -> bool:
+    return bool(self.guidance and self.num_classes)
+
   def in_training(self) -> "Denoiser":
     """Itself with dropout."""
     return dataclasses.replace(self, training=True)
@@ -165,7 +179,7 @@ class Denoiser:
       given |= {"training": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}}
     predict = functools.partial(self.module.apply, {"params": params}, z, t, self._noise(key, z))
     log_probs = jax.nn.log_softmax(predict(**given))
-    if self.guidance and self.num_classes:
+    if self._is_guided:
       given["labels"] = jnp.full(len(z), self.num_classes)
       without = jax.nn.log_softmax(predict(**given))
       log_probs = jax.nn.log_softmax(log_probs + self.guidance * (log_probs - without))

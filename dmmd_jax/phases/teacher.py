@@ -124,7 +124,7 @@ def negative_elbo(
 ) -> np.ndarray:
   """The continuous-time bound of tokens `[n, ...]` in nats per token, `[n]`, each at `draws` times.
 
-  For a network trained with the bound, or a masked one. What does not fill a batch is left out.
+  For a network trained with the bound, or a masked one.
   """
 
   @jax.jit
@@ -132,9 +132,11 @@ def negative_elbo(
     nats = losses_at_random_times(losses.bound, params, denoiser, Batch(x), key)
     return nats.reshape(len(x), -1).mean(-1)
 
-  found = []
-  for start in range(0, len(tokens) - batch_size + 1, batch_size):
-    x = jnp.asarray(tokens[start : start + batch_size], jnp.int32)
+  found, batch_size = [], min(batch_size, len(tokens))
+  for start in range(0, len(tokens), batch_size):
+    batch = np.asarray(tokens[start : start + batch_size], np.int32)
+    # The last batch is filled up with examples that it has, to be compiled once.
+    x = np.resize(batch, (batch_size, *batch.shape[1:]))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start), draws)
-    found.append(np.mean([bound(params, x, key) for key in keys], 0))
+    found.append(np.mean([bound(params, x, key) for key in keys], 0)[: len(batch)])
   return np.concatenate(found)

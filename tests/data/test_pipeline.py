@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import numpy as np
 
 from dmmd_jax.data import digits
-from dmmd_jax.data.pipeline import Batches, Dataset
+from dmmd_jax.data.pipeline import Batches, Dataset, random_rows
 
 SOURCE = np.arange(20)[:, None]
 DATA = Dataset(SOURCE, SOURCE, 20, train_labels=10 * np.arange(20))
@@ -95,8 +96,55 @@ def test_worker_processes_read_the_same_batches(tmp_path):
 
 def test_digits_are_split_once_and_for_all():
   data = digits.load()
-  assert data.train.shape == (1437, 8, 8, 1) and data.held_out.shape == (360, 8, 8, 1)
+  splits = data.train, data.validation, data.held_out
+  assert [x.shape for x in splits] == [(n, 8, 8, 1) for n in (1077, 360, 360)]
   assert data.train.min() == 0 and data.train.max() == 16 and data.num_categories == 17
-  assert np.bincount(data.held_out_labels, minlength=10).min() >= 25
-  train = {image.tobytes() for image in data.train}
-  assert not any(image.tobytes() in train for image in data.held_out)
+  for labels in (data.train_labels, data.validation_labels, data.held_out_labels):
+    assert np.bincount(labels, minlength=10).min() >= 25
+  every = {image.tobytes() for images in splits for image in images}
+  assert len(every) == 1797
+  # The test split of all results so far.
+  digest = hashlib.sha256(data.held_out.tobytes() + data.held_out_labels.tobytes()).hexdigest()
+  assert digest.startswith("413230046c3e9eb6")
+  np.testing.assert_array_equal(digits.load().validation, data.validation)
+
+
+class Lazy:
+  """Rows that are read one by one, as images on disk are."""
+
+  def __init__(self, rows):
+    self.rows, self.read = rows, []
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __getitem__(self, i):
+    assert isinstance(i, int)
+    self.read.append(i)
+    return self.rows[i]
+
+
+def test_random_rows_are_a_fixed_random_draw_and_nothing_else_is_read():
+  rows = np.arange(3000).reshape(1000, 3)
+  drawn = random_rows(rows, 100)
+  assert drawn.shape == (100, 3) and len({*drawn[:, 0]}) == 100
+  # Of a random draw a tenth comes from each tenth, in no order.
+  assert np.bincount(drawn[:, 0] // 300, minlength=10).min() >= 3
+  assert np.bincount(drawn[:20, 0] // 300, minlength=10).max() <= 8
+  lazy = Lazy(rows)
+  np.testing.assert_array_equal(random_rows(lazy, 100), drawn)
+  assert len(lazy.read) == 100
+  np.testing.assert_array_equal(random_rows(rows[:, 1], 100), drawn[:, 1])
+  for num in (1000, 1001):
+    every = random_rows(rows, num)
+    assert (every != rows).any()
+    np.testing.assert_array_equal(np.sort(every, 0), rows)
+
+
+def test_classes_are_counted_wherever_they_are_stored():
+  images, labels = np.zeros((30_000, 1), np.uint8), np.arange(30_000) // 1000
+  assert Dataset(images, images[:2], 2, labels, np.array([3, 4])).num_classes == 30
+  assert Dataset(images, images[:2], 2, Lazy(labels), np.array([3, 4])).num_classes == 30
+  assert Dataset(images, images[:2], 2, labels, np.array([30, 4])).num_classes == 31
+  assert Dataset(images, images[:2], 2, labels, validation_labels=labels + 2).num_classes == 32
+  assert Dataset(images, images[:2], 2).num_classes == 0

@@ -47,6 +47,8 @@ def test_coins_agree_and_data_sets_are_fixed():
   assert (coins.train[:, 0] == coins.train[:, 1]).all() and coins.shape == (2,)
   again = toy.load("coins")
   assert (again.held_out == coins.held_out).all()
+  assert coins.validation.shape == coins.held_out.shape  # another draw, not the same one
+  assert (coins.validation != coins.held_out).any() and (again.validation == coins.validation).all()
   mixture = toy.load("mixture")
   assert mixture.shape == (12,) and mixture.num_categories == 6
   assert mixture.train.dtype == np.int32

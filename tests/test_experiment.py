@@ -1,0 +1,124 @@
+"""Phases in a workdir: each runs once, for what it was made from, and says what that was."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import coins_dmmd
+from dmmd_jax import experiment, parallel, records, report
+from dmmd_jax.digest import digest
+from dmmd_jax.phases import build
+
+
+def tiny(**overrides):
+  config = coins_dmmd.get_config()
+  config.update_from_flattened_dict(
+    {
+      "run.tensorboard": False, "run.checkpoint_every": 10, "network.width": 16,
+      "teacher.num_steps": 20, "teacher.batch_size": 32, "distill.num_steps": 20,
+      "distill.batch_size": 32, "evaluate.teacher_nfe": (1,), "evaluate.student_nfe": (1,),
+      "evaluate.num_blocks": 2, "evaluate.block_size": 64,
+    }
+    | {name.replace("__", "."): value for name, value in overrides.items()}
+  )  # fmt: skip
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A workdir in which all phases are complete."""
+  workdir = tmp_path_factory.mktemp("finished")
+  experiment.run(tiny(), workdir)
+  return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+  return shutil.copytree(finished, tmp_path / "run")
+
+
+def results(workdir):
+  return json.loads((workdir / "evaluate" / "results.json").read_text())
+
+
+def run(capsys, workdir, **overrides):
+  """What a run prints: the phases that it finds complete."""
+  capsys.readouterr()
+  experiment.run(tiny(**overrides), workdir)
+  return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "complete" in line]
+
+
+def test_results_say_what_made_them(workdir, capsys):
+  assert run(capsys, workdir) == ["teacher", "distill", "evaluate"]
+  found = results(workdir)
+  assert found["config"]["evaluate"]["num_blocks"] == 2 and found["config"]["seed"] == 0
+  assert found["made_by"]["jax"] == jax.__version__ and "cpu" in found["made_by"]["device"]
+  mesh, dataset = parallel.make_mesh(), build.make_dataset(tiny())
+  for name, phase in (("teacher", "teacher"), ("student", "distill")):
+    made = found["inputs"][name]
+    denoiser = build.make_denoiser(tiny(), dataset, student=name == "student")
+    params = build.load_ema(records.find_model(workdir, name), denoiser.init, mesh)
+    assert (made["step"], made["digest"]) == (20, digest(params))
+    assert made["config"][phase]["num_steps"] == 20
+  assert found["inputs"]["student"]["inputs"]["teacher"] == found["inputs"]["teacher"]
+
+
+def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_rows(
+  workdir, capsys, monkeypatch
+):
+  expected = results(workdir)["rows"]
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+    def stop(*_, **__):
+      raise KeyboardInterrupt
+
+    patch.setattr(report, "save_results", stop)
+    experiment.run(tiny(evaluate__num_blocks=3), workdir)
+  # The results of before are still there; they are not those of this config, nor of the last one.
+  assert results(workdir)["rows"] == expected
+  assert run(capsys, workdir) == ["teacher", "distill"]
+  assert results(workdir)["rows"] == expected
+
+
+def test_an_evaluation_with_another_scale_of_the_noise_is_made_again(workdir, capsys):
+  before = results(workdir)
+  only = {"phases": ("evaluate",), "distill__noise_scale": 1.0}
+  assert run(capsys, workdir, **only) == []
+  after = results(workdir)
+  assert after["config"]["distill"]["noise_scale"] == 1.0
+  assert after["inputs"]["student"]["config"]["distill"]["noise_scale"] == 60.0
+  assert after["rows"] != before["rows"]
+  assert run(capsys, workdir, **only) == ["evaluate"]
+
+
+def test_an_unfinished_student_is_measured_where_asked_for_and_said(workdir):
+  (workdir / "distill" / "record.json").unlink()
+  shutil.rmtree(workdir / "distill" / "checkpoints" / "20")
+  experiment.run(tiny(phases=("evaluate",)), workdir, unfinished=True)
+  student = results(workdir)["inputs"]["student"]
+  assert student["step"] == 10 and not student["finished"] and len(student["digest"]) == 32
+  table = (workdir / "evaluate" / "results.md").read_text()
+  assert "The student is not finished: measured at step 10." in table
+
+
+def damage(folder):
+  """Flips bits all over the arrays of a checkpoint."""
+  for path in folder.glob("default/**/d/*"):
+    contents = np.fromfile(path, np.uint8)
+    contents[40::97] ^= 1
+    contents.tofile(path)
+
+
+@pytest.mark.parametrize("phase", ["teacher", "distill"])
+def test_a_damaged_model_is_made_again_from_the_checkpoint_before(workdir, capsys, phase):
+  expected, record = results(workdir), (workdir / phase / "record.json").read_text()
+  damage(workdir / phase / "checkpoints" / "20")
+  (workdir / "evaluate" / "record.json").unlink()
+  experiment.run(tiny(), workdir)
+  printed = capsys.readouterr().err
+  assert f"{phase}/checkpoints/20" in printed and "Traceback" not in printed
+  assert (workdir / phase / "record.json").read_text() == record
+  assert results(workdir)["rows"] == expected["rows"]
