@@ -107,3 +107,22 @@ def test_is_unbiased_over_200_draws():
 def test_too_few_samples_are_an_error():
   with pytest.raises(ValueError, match="make no pair of minibatches of 9"):
     gradient_moment(loss, PARAMS, texts(17, 0), texts(40, 1), batch_size=9)
+
+
+def test_one_pair_is_enough_and_has_no_error():
+  x, y = texts(19, 0), texts(18, 1)
+  value, stderr = gradient_moment(loss, PARAMS, x, y, batch_size=9)
+  gaps = [float64_gradient(x[i : i + 9]) - float64_gradient(y[i : i + 9]) for i in (0, 9)]
+  np.testing.assert_allclose(value, gaps[0] @ gaps[1], rtol=1e-4)
+  assert stderr is None
+  with pytest.raises(ValueError, match="18 samples and 17 data make no pair of minibatches of 9"):
+    gradient_moment(loss, PARAMS, y, x[:17], batch_size=9)
+  with pytest.raises(ValueError, match="17 samples and no data make no pair"):
+    gradient_moment(loss, PARAMS, x[:17], None, batch_size=9)
+
+
+def test_pairs_are_as_many_as_the_fewer_examples_make():
+  x, y = texts(100, 0), texts(25, 1)
+  found = gradient_moment(loss, PARAMS, x, y, batch_size=5)
+  assert found == gradient_moment(loss, PARAMS, x[:20], y[:20], batch_size=5)
+  assert found == gradient_moment(loss, PARAMS, x[:25], y, batch_size=5)

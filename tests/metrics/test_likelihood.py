@@ -123,3 +123,24 @@ def test_kneser_ney_beats_additive_smoothing_on_a_chain():
   np.add.at(counts, (train[:-2], train[1:-1], train[2:]), 1)
   additive = counts / counts.sum(-1, keepdims=True)
   assert nll < -np.log(additive[test[0, :-2], test[0, 1:-1], test[0, 2:]]).mean()
+
+
+def test_errors_are_those_of_means_and_one_sample_has_none():
+  tokens = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 2, 3]])
+  entropies = np.log([1, 2, 4])
+  value, stderr = likelihood.unigram_entropy(tokens)
+  np.testing.assert_allclose([value, stderr], [entropies.mean(), entropies.std(ddof=1) / 3**0.5])
+  assert likelihood.unigram_entropy(tokens[1:2]) == (pytest.approx(np.log(2)), None)
+  nll = np.array([1.0, 2.0])
+  value, stderr = likelihood.generative_perplexity(nll)
+  np.testing.assert_allclose([value, stderr], np.exp(1.5) * np.array([1, 0.5]))
+  assert likelihood.generative_perplexity(nll[:1]) == (pytest.approx(np.e), None)
+
+
+def test_ngrams_of_other_lengths():
+  x = np.array([[0, 1, 0, 1, 0, 1], [0, 1, 0, 2, 2, 2]])
+  # 0101 1010 0101 | 0102 1022 0222
+  assert likelihood.distinct_ngrams(x, 4) == 5 / 6
+  np.testing.assert_allclose(likelihood.repeated_ngrams(x, 4), (1 / 3 + 0) / 2)
+  assert likelihood.distinct_ngrams(x, 1) == 3 / 12
+  np.testing.assert_allclose(likelihood.repeated_ngrams(x, 1), (4 / 6 + 3 / 6) / 2)

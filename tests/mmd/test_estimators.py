@@ -1,12 +1,16 @@
 """Standard errors that hold, devices that agree, memory that does not grow, clear errors."""
 
+import dataclasses
+import inspect
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from dmmd_jax.mmd import mmd2
-from dmmd_jax.mmd.kernels import Hamming, Linear, Polynomial
+from dmmd_jax.mmd import mmd2, two_sample_test
+from dmmd_jax.mmd.kernels import Hamming, Kernel, Linear, Polynomial
 
 
 def coins(rng, n, correlation):
@@ -71,3 +75,75 @@ def test_what_are_not_two_samples_of_one_kind_is_an_error(x, y, kernel, message)
     mmd2(x, y, kernel)
   with pytest.raises(ValueError, match="estimator"):
     mmd2(x, y, kernel, "umbiased")
+
+
+def gram(x, y):
+  return 0.6 ** (x[:, None] != y).sum(-1).astype(float)
+
+
+def residual(values, rows, columns):
+  """Mean square of a kernel less the means of its row and column, if those are independent."""
+  return np.mean(values**2) - np.mean(rows**2) - np.mean(columns**2) + np.mean(values) ** 2
+
+
+@pytest.mark.parametrize(
+  ("n", "m", "shift", "seed", "bounded"), [(14, 9, 2, 3, False), (8, 11, 0, 5, True)]
+)
+def test_standard_error_is_that_of_hoeffdings_decomposition(n, m, shift, seed, bounded):
+  """By whole Gram matrices; below by half of the first term, where samples are much alike."""
+  rng = np.random.default_rng(seed)
+  x, y = rng.integers(0, 4, (n, 5)), np.minimum(rng.integers(0, 4, (m, 5)) + shift, 3)
+  off = lambda k: k[~np.eye(len(k), dtype=bool)].reshape(len(k), -1)
+  xx, yy, xy = off(gram(x, x)), off(gram(y, y)), gram(x, y)
+  influence_x = xx.mean(1) - xy.mean(1)
+  influence_y = yy.mean(1) - xy.mean(0)
+  first = 4 * influence_x.var(ddof=1) / n + 4 * influence_y.var(ddof=1) / m
+  residuals = (
+    residual(xx, xx.mean(1), xx.mean(1)),
+    residual(yy, yy.mean(1), yy.mean(1)),
+    residual(xy, xy.mean(1), xy.mean(0)),
+  )
+  assert min(residuals) > 0
+  second = 2 * residuals[0] / n**2 + 2 * residuals[1] / m**2 + 4 * residuals[2] / (n * m)
+  assert (first - second < first / 2) == bounded
+  expected = np.sqrt(max(first - second, first / 2))
+  for estimator in ("unbiased", "biased"):
+    found = mmd2(x, y, Hamming(0.6), estimator, block_size=6)
+    np.testing.assert_allclose(found.stderr, expected, rtol=1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(Kernel):
+  """Ones; notes the shapes of the blocks that it is asked for."""
+
+  shapes: list = dataclasses.field(default_factory=list, hash=False, compare=False)
+
+  def gram(self, x, y):
+    self.shapes.append((x.shape, y.shape))
+    return jnp.ones((len(x), len(y)))
+
+
+@pytest.mark.parametrize(("size", "block"), [(54, 14), (64, 16), (65, 13), (10, 10)])
+def test_memory_is_that_of_even_blocks(size, block):
+  kernel = Watched()
+  x, y = np.zeros((7, 3), int), np.zeros((size - 7, 3), int)
+  found = mmd2(x, y, kernel, block_size=16)
+  assert set(kernel.shapes) == {((block, 3), (block, 3))}
+  assert found == (0.0, 0.0, 1.0, 1.0, 1.0)
+
+
+def test_defaults_are_those_of_published_results():
+  for function in (mmd2, two_sample_test):
+    defaults = {n: p.default for n, p in inspect.signature(function).parameters.items()}
+    assert defaults["block_size"] == 1024
+    assert defaults.get("kernel", defaults.get("kernels")) == Hamming()
+  assert defaults["num_permutations"] == 1000 and defaults["seed"] == 0
+
+
+def test_two_items_are_enough_and_a_sample_of_one_is_not():
+  x = np.array([[0, 1], [1, 1]])
+  # k = c^distance with c = 1/2: x differ in one token, x and y in 1, 2, 0, 1.
+  found = mmd2(x, np.array([[1, 1], [0, 0]])[::-1], Hamming(0.5))
+  np.testing.assert_allclose(found[2:], [0.5, 0.25, (0.5 + 0.25 + 0.5 + 1.0) / 4], rtol=1e-6)
+  with pytest.raises(ValueError, match=r"the second sample has shape \(1, 2\)"):
+    mmd2(x, x[:1])

@@ -173,3 +173,91 @@ def test_polynomial_kernel_is_that_of_torchmetrics():
   rng = np.random.default_rng(golden["seed"])
   x, y = (rng.normal(shift, 1.0, golden["shape"]).astype(np.float32) for shift in (0.0, 0.2))
   np.testing.assert_allclose(mmd2(x, y, Polynomial()).value, golden["kid"], rtol=1e-5)
+
+
+def test_defaults_of_kernels():
+  assert NGram() == NGram(2, 4096) and Polynomial() == Polynomial(3, None, 1.0)
+  x = jnp.asarray(tokens(0, 4, length=20))
+  y = jnp.asarray(tokens(1, 4, length=20))
+  distances = (np.asarray(x)[:, None] != np.asarray(y)).sum(-1)
+  # A bandwidth of an eighth of the tokens, at least one.
+  gram = Hamming(num_categories=K).gram(x, y)
+  np.testing.assert_allclose(gram, np.exp(-distances / 2.5), rtol=1e-5)
+  p = jnp.asarray(np.eye(K)[np.asarray(x)])
+  np.testing.assert_allclose(
+    Hamming().gram(p, jnp.asarray(np.eye(K)[np.asarray(y)])), gram, rtol=1e-4
+  )
+
+
+def test_polynomial_of_another_degree_scale_and_offset():
+  x, y = features(0, 4), features(1, 5)
+  gram = Polynomial(2, 0.5, -1.0).gram(jnp.asarray(x), jnp.asarray(y))
+  np.testing.assert_allclose(gram, (0.5 * x @ y.T - 1.0) ** 2, rtol=1e-4)
+
+
+def test_hashes_are_those_of_plain_integers():
+  """On every machine: sums wrap at 32 bits."""
+  x = np.random.default_rng(0).integers(0, 50_000, (5, 12))
+
+  def counts(row, n, num_buckets=11):
+    found = np.zeros(num_buckets)
+    for i in range(len(row) - n + 1):
+      code = 0
+      for token in row[i : i + n].tolist():
+        code = (code * 2654435761 + token) % 2**32
+        code ^= code >> 15
+      found[(code * 2246822519 % 2**32 >> 7) % num_buckets] += 1
+    return found / np.linalg.norm(found)
+
+  for n in (1, 2, 3):
+    expected = np.array([counts(row, n) for row in x])
+    gram = NGram(n, 11, num_categories=50_000).gram(jnp.asarray(x), jnp.asarray(x))
+    np.testing.assert_allclose(gram, expected @ expected.T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_buckets", [25, 24])
+def test_ngrams_are_hashed_where_there_are_more_than_buckets(num_buckets):
+  x = jnp.asarray(tokens(3, 6, length=30))
+  exact = np.array([[bigrams(a) @ bigrams(b) for b in np.asarray(x)] for a in np.asarray(x)])
+  gram = NGram(2, num_buckets, num_categories=K).gram(x, x)
+  assert np.allclose(gram, exact, atol=1e-5) == (num_buckets == 25)
+
+
+def test_the_median_is_of_a_thousand_rows_spread_over_the_sample():
+  x = features(4, 2500, size=2)
+  x[::3] *= 10.0
+  some = x[::3]
+  pairs = np.linalg.norm(some[:, None] - some, axis=-1)[np.triu_indices(len(some), 1)]
+  np.testing.assert_allclose(RBF().fit(x).bandwidths[1], np.median(pairs), rtol=1e-6)
+  alike = np.ones((5, 2))
+  assert RBF().fit(alike).bandwidths == (0.5, 1.0, 2.0)
+  assert RBF((3.0,)).fit(x) == RBF((3.0,))
+
+
+def test_distances_far_from_the_origin_do_not_cancel():
+  x = features(0, 6)
+  near, far = (RBF((2.0,)).gram(jnp.asarray(v), jnp.asarray(v[:4])) for v in (x, x + 4096.0))
+  np.testing.assert_allclose(far, near, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: Hamming(0.0), "c of the Hamming kernel is 0.0"),
+    (lambda: Hamming(1.5), "c of the Hamming kernel is 1.5"),
+    (lambda: RBF((1.0, 0.0)), r"bandwidths of the RBF kernel are \(1.0, 0.0\)"),
+    (lambda: Linear(num_categories=4).fit(np.array([[4]])), "token is 4 but num_categories is 4"),
+  ],
+)
+def test_values_that_are_no_kernel(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+def test_what_a_sum_or_product_takes():
+  both = RBF() + Hamming()
+  assert both.takes_tokens and not (RBF() * Polynomial()).takes_tokens
+  x = np.array([[0, 3], [1, 2], [1, 1]])
+  fitted = both.fit(x)
+  assert fitted.kernels[1].num_categories == 4 and len(fitted.kernels[0].bandwidths) == 3
+  assert Linear(num_categories=4).fit(x).num_categories == 4

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dmmd_jax.mmd import __main__ as command
-from dmmd_jax.mmd import mmd2
+from dmmd_jax.mmd import mmd2, two_sample_test
+from dmmd_jax.mmd.kernels import Hamming, Linear, NGram
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def test_prints_what_the_functions_give(files, capsys):
   assert result["kernels"][0]["stderr"] == pytest.approx(expected.stderr, rel=1e-4)
   assert result["p_value"] < 0.01 and result["num_samples"] == [60, 50]
 
+  assert result["estimator"] == "unbiased" and result["permutations"] == 1000
+  kernels = [Hamming(), Linear()]
+  test = two_sample_test(arrays["tokens"], arrays["other"], kernels, 1000, seed=0)
+  assert result["p_value"] == test.p_value
+  assert [row["p_value"] for row in result["kernels"]] == list(test.p_values)
+  assert [row["kernel"] for row in result["kernels"]] == ["hamming", "linear"]
+
   command.main([f"{folder}/features.npy", f"{folder}/features.npy", "--kernel=rbf,polynomial"])
   table = capsys.readouterr().out
   assert "rbf" in table and "jointly" in table and "40 against 40" in table
@@ -46,6 +54,24 @@ def test_prints_what_the_functions_give(files, capsys):
   command.main([f"{folder}/tokens.npy", f"{folder}/tokens.npy", *args])
   result = json.loads(capsys.readouterr().out)
   assert result["p_value"] is None and abs(result["kernels"][0]["mmd2"]) < 1e-6
+  assert result["kernels"][0]["p_value"] is None
+
+  command.main(
+    [f"{folder}/tokens.npy", f"{folder}/other.npy", "--kernel=ngram", "--permutations=9"]
+  )
+  title, row, sizes = capsys.readouterr().out.splitlines()
+  kind, value, error, p = row.split()
+  expected = mmd2(arrays["tokens"], arrays["other"], NGram())
+  assert kind == "ngram" and p == "0.1000" and title.split()[-1] == "p-value"
+  assert float(value) == pytest.approx(expected.value, rel=1e-3)
+  assert float(error) == pytest.approx(expected.stderr, rel=0.05)
+  assert sizes == "60 against 50 samples, unbiased"
+
+  args = ["--permutations=9", "--estimator=biased", "--seed=3"]
+  command.main([f"{folder}/tokens.npy", f"{folder}/other.npy", *args])
+  value = capsys.readouterr().out.splitlines()[1].split()[1]
+  biased = mmd2(arrays["tokens"], arrays["other"], estimator="biased").value
+  assert float(value) == pytest.approx(biased, rel=1e-3)
 
 
 @pytest.mark.parametrize(

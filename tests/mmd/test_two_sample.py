@@ -60,3 +60,35 @@ def test_the_same_seed_gives_the_same_p_value():
     two_sample_test(x, y, HAMMING, 0)
   with pytest.raises(ValueError, match="no kernel"):
     two_sample_test(x, y, [])
+
+
+def test_several_kernels_are_standardised_and_the_largest_counts():
+  """Against every statistic from scratch."""
+  from dmmd_jax.mmd import mmd2
+  from dmmd_jax.mmd.two_sample import _random_choices
+
+  rng = np.random.default_rng(2)
+  x, y = rng.integers(0, 3, (7, 4)), rng.integers(0, 3, (5, 4)) // 2 * 2
+  kernels = [Hamming(0.4, num_categories=3), Linear(num_categories=3)]
+  result = two_sample_test(x, y, kernels, 60, seed=7)
+  pooled = np.concatenate([x, y])
+  choices = _random_choices(np.random.default_rng(7), 7, 5, 60)
+  assert choices.shape == (12, 61) and (choices.sum(0) == 7).all()
+  np.testing.assert_array_equal(choices[:, 0], np.arange(12) < 7)
+  values = np.array([[mmd2(pooled[c], pooled[~c], k).value for c in choices.T] for k in kernels])
+  z = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
+  at_least = lambda v: np.mean(v >= v[0] - 1e-4)
+  assert result.p_value == at_least(z.max(0)) and result.p_values == tuple(map(at_least, z))
+  assert 0.02 < result.p_value < 0.9
+  np.testing.assert_allclose([e.value for e in result.estimates], values[:, 0], atol=1e-6)
+
+
+def test_constant_samples_are_alike():
+  x = np.zeros((5, 3), int)
+  result = two_sample_test(x, x, [LINEAR, HAMMING], 9)
+  assert result.p_value == 1.0 and result.p_values == (1.0, 1.0)
+
+
+def test_one_permutation_is_enough():
+  x = np.arange(6).reshape(3, 2)
+  assert two_sample_test(x, x, num_permutations=1).p_value in (0.5, 1.0)
