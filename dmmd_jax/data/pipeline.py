@@ -25,6 +25,7 @@ class Dataset:
   held_out_labels: np.ndarray | None = None
   joint: object | None = None
   validation: np.ndarray | None = None
+  validation_labels: np.ndarray | None = None
   tokenizer: object | None = None
   flip: bool = False
 
