@@ -121,15 +121,19 @@ def of_splits(images: dict[str, Sequence], labels: dict[str, Sequence]) -> Datas
   """
   held_out = "test" if "test" in images else "validation"
   validation = "validation" if held_out == "test" else None
-  found = labels if labels.keys() == images.keys() else {}
+  labels = labels if labels.keys() == images.keys() else {}
+
+  def whole(arrays, split):
+    return arrays[split][:] if split in arrays else None
+
   return Dataset(
     images["train"],
-    images[held_out][:],
+    whole(images, held_out),
     NUM_CATEGORIES,
-    found.get("train"),
-    found.get(held_out),
-    validation=images[validation][:] if validation in images else None,
-    validation_labels=found.get(validation),
+    labels.get("train"),
+    whole(labels, held_out),
+    validation=whole(images, validation),
+    validation_labels=whole(labels, validation),
   )
 
 
