@@ -1,60 +1,79 @@
 """Prints text from a trained workdir: `python -m dmmd_jax.sample --workdir=runs/text_dmmd`."""
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from etils import epath
 
 from dmmd_jax import command
-from dmmd_jax import workdir as workdirs
-from dmmd_jax.config import ConfigError
+from dmmd_jax.data.alphabets import TextError, make_tokenizer
+
+_PHASES = {"student": "distill", "teacher": "teacher"}
 
 
 def main(argv: list[str] | None = None) -> None:
+  number = command.number
   parser = command.Parser(prog="python -m dmmd_jax.sample", description="Prints generated text.")
   parser.add_argument(
     "--workdir", required=True, help="of a run on text: a folder, or gs://bucket/folder"
   )
-  parser.add_argument("--model", choices=("student", "teacher"), help="default: student if any")
+  parser.add_argument("--model", choices=tuple(_PHASES), help="default: student if any")
   parser.add_argument("--prompt", default="", help="how the text begins")
-  parser.add_argument("--nfe", type=int, default=16, help="network evaluations, of every block")
-  parser.add_argument("--temperature", type=float, default=1.0)
-  parser.add_argument("--top_p", type=float, default=1.0)
-  parser.add_argument("--num", type=int, default=1, help="texts")
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--nfe", type=number(int, 1, 100_000), default=16, help="network evaluations, of every block"
+  )
+  # Beyond these float32 knows neither the probabilities nor their order.
+  parser.add_argument("--temperature", type=number(float, 1e-6, 10**6), default=1.0)
+  parser.add_argument("--top_p", type=number(float, 1e-6, 1), default=1.0)
+  parser.add_argument("--num", type=number(int, 1, 1_000_000), default=1, help="texts")
+  parser.add_argument("--seed", type=number(int, *command.SEEDS), default=0)
   args = parser.parse_args(argv)
-  if args.nfe < 1 or args.num < 1 or args.temperature <= 0 or not 0 < args.top_p <= 1:
-    parser.error("expected nfe and num of at least 1, temperature above 0, top_p in (0, 1]")
   try:
-    workdir = workdirs.locate(args.workdir)
+    workdir = command.find_run(args.workdir)
     model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
-    phase = {"student": "distill", "teacher": "teacher"}[model]
-    config = workdirs.load_config(workdir, phase)
-    if "alphabet" not in config.dataset:
-      raise ValueError(f"{workdir} is a run on {config.dataset.name}; expected one on text")
-    _print_texts(args, config, workdir, phase)
-  except (ConfigError, ValueError, FileNotFoundError) as error:
+    phase = _PHASES[model]
+    config = command.load_config(workdir, phase)
+    prompt = encode_prompt(config, args.prompt, workdir, phase)
+    _print_texts(args, config, prompt, workdir, phase)
+  except (ValueError, TextError) as error:
     parser.error(str(error))
 
 
-def _print_texts(args, config, workdir: epath.Path, phase: str) -> None:
+def encode_prompt(config, prompt: str, workdir: epath.Path, phase: str) -> np.ndarray:
+  """Tokens `[n]` of a prompt. Raises `ValueError` for one that the model cannot go on from."""
+  try:
+    c = config.dataset
+    tokenizer, length = make_tokenizer(c.alphabet, c.unknown, c.tokenizer), int(c.length)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise command.damaged(workdir, phase, error) from error
+  if any("\ud800" <= x <= "\udfff" for x in prompt):
+    raise ValueError("the prompt is not UTF-8; expected text in the encoding of this terminal")
+  tokens = tokenizer.encode(prompt)
+  if prompt.strip() and not tokenizer.decode(tokens).strip():
+    raise ValueError(
+      f"the alphabet {c.alphabet!r} has none of the characters of the prompt; expected some"
+    )
+  if len(tokens) >= length:
+    raise ValueError(f"the prompt has {len(tokens)} tokens, a whole text {length}; shorten it")
+  return tokens
+
+
+def _print_texts(args, config, prompt: np.ndarray, workdir: epath.Path, phase: str) -> None:
   command.keep_compiled_programs()
   import jax
 
   from dmmd_jax import parallel
-  from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.phases import build
 
   try:
     needs_data = config.process.name == "marginal"
-    dataset = build.make_dataset(config) if needs_data else build.outline(config)
-    prompt = dataset.tokenizer.encode(args.prompt)
-  except TextError as error:
-    raise ValueError(str(error)) from error
-  length = dataset.shape[0]
-  if len(prompt) >= length:
-    raise ValueError(f"the prompt has {len(prompt)} tokens, a whole text {length}; shorten it")
-  denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
+    with contextlib.redirect_stdout(sys.stderr):  # texts alone are the output
+      dataset = build.make_dataset(config) if needs_data else build.outline(config)
+    denoiser = build.make_denoiser(config, dataset, student=phase == "distill")
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise command.damaged(workdir, phase, error) from error
   params = build.load_ema(workdir / phase, denoiser.init, parallel.make_mesh())
   stream = make_stream(denoiser, prompt, args.nfe, args.temperature, args.top_p)
   for i in range(args.num):
@@ -111,4 +130,4 @@ def make_stream(
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)
