@@ -20,7 +20,8 @@ def find_files(root: pathlib.Path) -> list[pathlib.Path]:
   if root.is_file():
     return [root]
   if not root.is_dir():
-    raise OSError(errno.ENOENT, "no such file or folder", str(root))
+    found = "neither a file nor a folder" if root.exists() else "no such file or folder"
+    raise OSError(errno.ENOENT, found, str(root))
   return sorted(map(pathlib.Path, _walk(str(root), ())))
 
 
