@@ -69,16 +69,16 @@ def check_all(read: Callable[[int], object], num: int, name: str) -> None:
   parts = [share[i : i + _READ_AT_ONCE] for i in range(0, len(share), _READ_AT_ONCE)]
   found = num
   # More threads than cores, as on a network's file system each waits most of the time.
-  with (
-    concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool,
-    progress_bar(len(share), 0, name, "images") as progress,
-  ):
-    for part, bad in zip(parts, pool.map(first_bad, parts), strict=True):
-      progress.update(len(part))
-      found = min(found, bad)
-      if found < num:
-        pool.shutdown(wait=False, cancel_futures=True)
-        break
+  pool = concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1)))
+  try:
+    with progress_bar(len(share), 0, name, "images") as progress:
+      for part, found in zip(parts, pool.map(first_bad, parts), strict=True):
+        progress.update(len(part))
+        if found < num:
+          progress.leave = False  # an error is one line
+          break
+  finally:
+    pool.shutdown(cancel_futures=True)
   if jax.process_count() > 1:
     found = int(np.min(multihost_utils.process_allgather(np.int32(found))))
   if found < num:
@@ -101,7 +101,8 @@ def decode(
   except Image.UnidentifiedImageError as error:
     raise ImageError(f"it is not {' or '.join(formats)}") from error
   except Exception as error:  # broken files raise nearly anything
-    raise ImageError(str(error) or type(error).__name__) from error
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    raise ImageError(reason) from error
 
 
 def split_off_a_tenth(name: str, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from jax.experimental import multihost_utils
 from dmmd_jax.data.image_source import ImageError, check_all
 
 
-def test_the_first_of_several_broken_images_is_named():
+def test_the_first_of_several_broken_images_is_named(capsys):
   seen = []
 
   def read(i):
@@ -16,6 +16,7 @@ def test_the_first_of_several_broken_images_is_named():
 
   with pytest.raises(ImageError, match="image 700"):
     check_all(read, 1000, "reading")
+  assert "\n" not in capsys.readouterr().err
   seen.clear()
   check_all(read, 600, "reading")
   assert sorted(seen) == list(range(600))
