@@ -187,13 +187,13 @@ def begin(folder: epath.Path, now: dict[str, Any]) -> None:
   """Notes what a phase depends on; until it `finish`es it is not complete."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "record.json").unlink(missing_ok=True)
-  write_whole(folder / "config.json", json.dumps(now, indent=1) + "\n")
+  _write(folder / "config.json", now)
 
 
 def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], device: str) -> None:
   """Records the result of a phase: `step` and `digest` of a model, or the `sha256` of results."""
   record = {"depends": now, "result": result, "made_by": versions() | {"device": device}}
-  write_whole(folder / "record.json", json.dumps(record, indent=1) + "\n")
+  _write(folder / "record.json", record)
 
 
 def read_begun(folder: epath.Path) -> dict[str, Any] | None:
@@ -204,11 +204,11 @@ def read_begun(folder: epath.Path) -> dict[str, Any] | None:
   path = folder / "config.json"
   if not path.exists():
     return None
-  begun = _read_json(path)
-  if not _has(begun, "config", "inputs"):
+  begun = _read(path)
+  if begun is None:
     raise ConfigError(
-      f"{path} is damaged, or not of this version of dmmd_jax; put it back as it was, or remove"
-      f" {folder} to start that phase again"
+      f"{path} is damaged, edited, or of another version of dmmd_jax; put it back as it was, or"
+      f" remove {folder} to start that phase again"
     )
   return begun
 
@@ -288,21 +288,27 @@ def _is_there(folder: epath.Path, result: dict[str, Any]) -> bool:
 
 def _read_record(folder: epath.Path) -> dict[str, Any] | None:
   """The record of a finished phase; a damaged one is none: the phase finds its result again."""
-  record = _read_json(folder / "record.json")
-  is_whole = _has(record, "depends", "result") and isinstance(record["result"], dict)
-  return record if is_whole and _has(record["depends"], "config", "inputs") else None
+  return _read(folder / "record.json")
 
 
-def _has(value: Any, *keys: str) -> bool:
-  return isinstance(value, dict) and set(keys) <= value.keys()
+def _write(path: epath.Path, value: dict[str, Any]) -> None:
+  """Writes a file that tells damage: all of it, or nothing."""
+  write_whole(path, json.dumps(value | {"checksum": _checksum(value)}, indent=1) + "\n")
 
 
-def _read_json(path: epath.Path) -> Any:
-  """The contents of a file; None where it is missing or no JSON."""
+def _read(path: epath.Path) -> dict[str, Any] | None:
+  """The contents of a file that `_write` made; None where it is missing or damaged."""
   try:
-    return json.loads(path.read_text())
-  except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+    value = json.loads(path.read_text())
+    return value if value.pop("checksum") == _checksum(value) else None
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
     return None
+  except (ValueError, AttributeError, KeyError, TypeError):  # all that no JSON object can raise
+    return None
+
+
+def _checksum(value: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> dict[str, Any]:

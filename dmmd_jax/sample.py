@@ -1,60 +1,75 @@
 """Prints text from a trained workdir: `python -m dmmd_jax.sample --workdir=runs/text_dmmd`."""
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from dmmd_jax import command, records
-from dmmd_jax import workdir as workdirs
-from dmmd_jax.config import ConfigError
+from dmmd_jax import command
+from dmmd_jax.data.alphabets import TextError, make_tokenizer
+from dmmd_jax.records import Source
 
 
 def main(argv: list[str] | None = None) -> None:
+  number = command.number
   parser = command.Parser(prog="python -m dmmd_jax.sample", description="Prints generated text.")
   parser.add_argument(
     "--workdir", required=True, help="of a run on text: a folder, or gs://bucket/folder"
   )
   parser.add_argument("--model", choices=("student", "teacher"), help="default: student if any")
   parser.add_argument("--prompt", default="", help="how the text begins")
-  parser.add_argument("--nfe", type=int, default=16, help="network evaluations, of every block")
-  parser.add_argument("--temperature", type=float, default=1.0)
-  parser.add_argument("--top_p", type=float, default=1.0)
-  parser.add_argument("--num", type=int, default=1, help="texts")
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--nfe", type=number(int, 1, 100_000), default=16, help="network evaluations, of every block"
+  )
+  # Beyond these float32 knows neither the probabilities nor their order.
+  parser.add_argument("--temperature", type=number(float, 1e-6, 10**6), default=1.0)
+  parser.add_argument("--top_p", type=number(float, 1e-6, 1), default=1.0)
+  parser.add_argument("--num", type=number(int, 1, 1_000_000), default=1, help="texts")
+  parser.add_argument("--seed", type=number(int, *command.SEEDS), default=0)
   parser.add_argument("--unfinished", action="store_true", help="use a model still in training")
   args = parser.parse_args(argv)
-  if args.nfe < 1 or args.num < 1 or args.temperature <= 0 or not 0 < args.top_p <= 1:
-    parser.error("expected nfe and num of at least 1, temperature above 0, top_p in (0, 1]")
   try:
-    workdir = workdirs.locate(args.workdir)
+    workdir = command.find_run(args.workdir)
     model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
-    source = records.find_model(workdir, model, args.unfinished)
-    config = source.config
-    if "alphabet" not in config.dataset:
-      raise ValueError(f"{workdir} is a run on {config.dataset.name}; expected one on text")
-    _print_texts(args, source, model == "student")
-  except (ConfigError, ValueError, FileNotFoundError) as error:
+    source = command.find_model(workdir, model, args.unfinished)
+    prompt = encode_prompt(source.config.dataset, args.prompt)
+    _print_texts(args, source, prompt, is_student=model == "student")
+  except (ValueError, TextError) as error:
     parser.error(str(error))
 
 
-def _print_texts(args, source: records.Source, is_student: bool) -> None:
+def encode_prompt(dataset, prompt: str) -> np.ndarray:
+  """Tokens `[n]` of a prompt for a run on the text `dataset` of a config.
+
+  Raises `ValueError` for one that the model cannot go on from.
+  """
+  tokenizer = make_tokenizer(dataset.alphabet, dataset.unknown, dataset.tokenizer)
+  if any("\ud800" <= x <= "\udfff" for x in prompt):
+    raise ValueError("the prompt is not UTF-8; expected text in the encoding of this terminal")
+  tokens = tokenizer.encode(prompt)
+  if prompt.strip() and not tokenizer.decode(tokens).strip():
+    raise ValueError(
+      f"the alphabet {dataset.alphabet!r} has none of the characters of the prompt; expected some"
+    )
+  if len(tokens) >= dataset.length:
+    raise ValueError(
+      f"the prompt has {len(tokens)} tokens, a whole text {dataset.length}; shorten it"
+    )
+  return tokens
+
+
+def _print_texts(args, source: Source, prompt: np.ndarray, is_student: bool) -> None:
   command.keep_compiled_programs()
   import jax
 
   from dmmd_jax import parallel
-  from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.phases import build
 
-  try:
-    config = source.config
-    needs_data = config.process.name == "marginal"
+  config = source.config
+  needs_data = config.process.name == "marginal"
+  with contextlib.redirect_stdout(sys.stderr):  # texts alone are the output
     dataset = build.make_dataset(config) if needs_data else build.outline(config)
-    prompt = dataset.tokenizer.encode(args.prompt)
-  except TextError as error:
-    raise ValueError(str(error)) from error
-  length = dataset.shape[0]
-  if len(prompt) >= length:
-    raise ValueError(f"the prompt has {len(prompt)} tokens, a whole text {length}; shorten it")
   denoiser = build.make_denoiser(config, dataset, student=is_student)
   params = build.load_ema(source, denoiser.init, parallel.make_mesh())
   stream = make_stream(denoiser, prompt, args.nfe, args.temperature, args.top_p)
@@ -112,4 +127,4 @@ def make_stream(
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

@@ -1,6 +1,5 @@
 """A result is complete for exactly what it was made from, and for nothing else."""
 
-import json
 import re
 
 import pytest
@@ -77,20 +76,20 @@ def test_what_changes_an_evaluation_has_it_made_again(tmp_path, overrides):
 
 def trained_on(phase):
   def change(workdir):
-    folder = workdir / phase
-    step = json.loads((folder / "record.json").read_text())["result"]["step"]
-    (folder / "checkpoints" / str(step + 1)).mkdir()
-    record = json.loads((folder / "record.json").read_text())
-    record["result"] = {"step": step + 1, "digest": "e"}
-    (folder / "record.json").write_text(json.dumps(record))
+    record = records._read(workdir / phase / "record.json")
+    step = record["result"]["step"] + 1
+    (workdir / phase / "checkpoints" / str(step)).mkdir()
+    record["result"] = {"step": step, "digest": "e"}
+    records._write(workdir / phase / "record.json", record)
 
   return change
 
 
 def trained_anew(phase):
   def change(workdir):
-    path = workdir / phase / "record.json"
-    path.write_text(path.read_text().replace('"digest": "d"', '"digest": "e"'))
+    record = records._read(workdir / phase / "record.json")
+    record["result"]["digest"] = "e"
+    records._write(workdir / phase / "record.json", record)
 
   return change
 
@@ -160,7 +159,7 @@ def test_a_training_phase_goes_on_only_as_it_was_begun(tmp_path):
       records.check(digits(**overrides), tmp_path)
 
 
-@pytest.mark.parametrize("contents", ["", "{", "[]", '{"config": 1}', "\x00\xff"])
+@pytest.mark.parametrize("contents", ["", "{", "[]", '{"config": 1, "inputs": {}}', "\x00\xff"])
 def test_a_damaged_config_is_one_line(tmp_path, contents):
   folder = leave(digits(), tmp_path, "teacher", finished=False)
   (folder / "config.json").write_text(contents)
@@ -169,10 +168,12 @@ def test_a_damaged_config_is_one_line(tmp_path, contents):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("contents", ["", "[]", '{"depends": 1, "result": 2}', '{"result": {}}'])
-def test_a_damaged_record_is_none(tmp_path, contents):
+@pytest.mark.parametrize("contents", ["", "[]", "3", "{}", '{"checksum": 1}', None])
+def test_a_damaged_or_edited_record_is_none(tmp_path, contents):
   folder = leave(digits(), tmp_path, "teacher")
-  (folder / "record.json").write_text(contents)
+  path = folder / "record.json"
+  edited = path.read_text().replace('"width": 128', '"width": 64')
+  path.write_text(edited if contents is None else contents)
   assert not is_complete(digits(), tmp_path, "teacher")
   with pytest.raises(ConfigError, match="not finished"):
     records.find_model(tmp_path, "teacher")

@@ -109,8 +109,7 @@ def test_text_is_printed_with_its_prompt(trained):
   [
     (["--prompt=" + 16 * "x"], "the prompt has 16 tokens, a whole text 16"),
     (["--prompt=привет"], "not in the alphabet"),
-    (["--nfe=0"], "nfe"),
-    (["--workdir=nowhere"], "no finished checkpoint"),
+    (["--workdir=nowhere"], "nowhere does not exist"),
   ],
 )
 def test_what_cannot_be_printed_is_one_clear_line(trained, args, message):

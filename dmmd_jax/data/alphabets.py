@@ -8,11 +8,17 @@ import unicodedata
 
 import numpy as np
 
+from dmmd_jax.data.files import expand
+
 
 class TextError(Exception):
   """Text, or a tokenizer, that cannot be used; the message says what was found and what to do."""
 
 
+_EXPECTED = (
+  "expected tokenizer.json, or vocab.json and merges.txt (GPT-2:"
+  " huggingface.co/openai-community/gpt2); name their folder in dataset.tokenizer"
+)
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -43,14 +49,14 @@ class Alphabet:
       text = _text8(text)
     unknown = sorted(set(text) - set(self.characters))
     if unknown and self.unknown == "error":
-      shown = " ".join(f"{c!r}" for c in unknown[:8])
+      shown = " ".join(f"'{c}'" if c.isprintable() else f"U+{ord(c):04X}" for c in unknown[:8])
       raise TextError(
         f"{len(unknown)} characters are not in the alphabet {self.name!r}, such as {shown}; leave"
         " them out with --config.dataset.unknown=drop, or choose another dataset.alphabet"
       )
     table = np.full(0x110000, -1, np.int32)
     table[[ord(c) for c in self.characters]] = np.arange(len(self.characters))
-    tokens = table[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
+    tokens = table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
     return tokens[tokens >= 0].astype(np.uint16)
 
   def encode_all(self, texts: list[str]) -> list[np.ndarray]:
@@ -106,7 +112,9 @@ class BytePairs:
 def make_tokenizer(alphabet: str, unknown: str, tokenizer_path: str) -> Alphabet | BytePairs:
   """The tokenizer named in a config: `text8`, `printable` or `gpt2`."""
   if alphabet == "gpt2":
-    tokenizer = BytePairs(str(pathlib.Path(tokenizer_path).expanduser()))
+    if not tokenizer_path:
+      raise TextError(f"dataset.tokenizer is ''; {_EXPECTED}")
+    tokenizer = BytePairs(str(expand(tokenizer_path)))
     _ = tokenizer.num_categories  # a missing file is an error now
     return tokenizer
   return dataclasses.replace({"text8": TEXT8, "printable": PRINTABLE}[alphabet], unknown=unknown)
@@ -142,14 +150,11 @@ def _load_tokenizer(path: str):
         tokenizer = ByteLevelBPETokenizer(str(vocab), str(merges))._tokenizer
         tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
       else:
-        raise TextError(
-          f"no tokenizer in {path!r}; expected tokenizer.json, or vocab.json and merges.txt (GPT-2:"
-          " huggingface.co/openai-community/gpt2); name their folder in dataset.tokenizer"
-        )
+        raise TextError(f"no tokenizer in {path}; {_EXPECTED}")
     except TextError:
       raise
     except Exception as error:  # the package raises bare Exception for broken files
-      raise TextError(f"cannot read the tokenizer in {path}: {error}") from error
+      raise TextError(f"cannot read the tokenizer in {path}: {error}; {_EXPECTED}") from error
     _TOKENIZERS[path] = tokenizer
   return _TOKENIZERS[path]
 

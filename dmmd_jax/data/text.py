@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from dmmd_jax.data.alphabets import Alphabet, BytePairs, TextError
+from dmmd_jax.data.files import expand, find_files
 from dmmd_jax.data.pipeline import Dataset
 
 _SPLITS = ("train", "validation", "test")
@@ -36,7 +37,7 @@ def load_files(path: str, tokenizer: Alphabet | BytePairs, length: int) -> Datas
   """
   if not path:
     raise TextError("dataset.path is ''; name a text file or a folder")
-  root = pathlib.Path(path).expanduser()
+  root = expand(path)
   paragraphs = []
   for file in text_files(root):
     paragraphs += re.split(r"\n\s*\n", read(file))
@@ -45,10 +46,12 @@ def load_files(path: str, tokenizer: Alphabet | BytePairs, length: int) -> Datas
 
 def text_files(root: pathlib.Path) -> list[pathlib.Path]:
   """A file, or those of a folder and below that are not hidden. Raises `TextError` for none."""
-  if not root.exists():
-    raise TextError(f"{root} does not exist; name a text file or a folder")
-  files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-  files = [p for p in files if not any(x.startswith(".") for x in p.relative_to(root).parts)]
+  try:
+    files = find_files(root)
+  except OSError as error:
+    raise TextError(
+      f"cannot read {error.filename}: {error.strerror}; name a text file or a folder of them"
+    ) from error
   if not files:
     raise TextError(f"{root} holds no files; put the texts there")
   return files
@@ -148,7 +151,7 @@ def _pieces(paragraph: str) -> Iterable[str]:
 def read(file: pathlib.Path) -> str:
   """The text of a file in UTF-8. Raises `TextError` for anything else."""
   try:
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError:
     text = "\0"
   except OSError as error:

@@ -1,13 +1,13 @@
 """Measures anyone's text samples, as tokens: `python -m dmmd_jax.metrics samples.npy --help`."""
 
 import json
-import pathlib
+import os
 
 import numpy as np
 
-from dmmd_jax import command, records
-from dmmd_jax import workdir as workdirs
-from dmmd_jax.config import ConfigError
+from dmmd_jax import command
+from dmmd_jax.data.alphabets import TextError, make_tokenizer
+from dmmd_jax.networks.weights import WeightsError
 
 NGRAMS = (2, 4)
 
@@ -22,14 +22,17 @@ def main(argv: list[str] | None = None) -> None:
     "--reference", required=True, help="workdir with a reference model, or a folder with GPT-2"
   )
   parser.add_argument("--data", help=".npy file, real tokens [m, D]; without: uncentred moment")
-  parser.add_argument("--batch_size", type=int, default=64, help="minibatch of the moment")
+  parser.add_argument(
+    "--batch_size",
+    type=command.number(int, 1, 1_000_000),
+    default=64,
+    help="minibatch of the moment",
+  )
   parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
   args = parser.parse_args(argv)
-  if args.batch_size < 1:
-    parser.error(f"batch_size is {args.batch_size}; expected at least 1")
   try:
     print(report(args))
-  except ValueError as error:
+  except (ValueError, TextError, WeightsError) as error:
     parser.error(str(error))
 
 
@@ -41,20 +44,14 @@ def report(args) -> str:
     raise ValueError(
       f"samples have {samples.shape[1]} tokens, data {data.shape[1]}; cut them alike"
     )
-  model = load_reference(args.reference)
-  for name, tokens in (("samples", samples), ("data", data)):
-    if tokens is None:
-      continue
-    if tokens.min() < 0 or tokens.max() >= model.num_categories:
-      raise ValueError(
-        f"{name} have tokens from {tokens.min()} to {tokens.max()}; the reference model knows 0 to"
-        f" {model.num_categories - 1}"
-      )
-    if tokens.shape[1] > model.length:
-      raise ValueError(
-        f"{name} have {tokens.shape[1]} tokens; the reference model takes {model.length}"
-      )
-
+  fewest = min(len(x) for x in (samples, data) if x is not None)
+  if fewest < 2 * args.batch_size:
+    raise ValueError(
+      f"{len(samples)} samples and {'no' if data is None else len(data)} data make no pair of"
+      f" minibatches of {args.batch_size}; "
+      + (f"expected a --batch_size of at most {fewest // 2}" if fewest > 1 else "give more")
+    )
+  model = load_reference(args.reference, samples, data)
   samples, data = (None if x is None else x.astype(np.int32) for x in (samples, data))
   from dmmd_jax.metrics import gradient_moment as moments
   from dmmd_jax.metrics import likelihood
@@ -70,6 +67,9 @@ def report(args) -> str:
     if n <= samples.shape[1]:
       measured[f"distinct_{n}"] = likelihood.distinct_ngrams(samples, n), None
       measured[f"repeated_{n}"] = likelihood.repeated_ngrams(samples, n), None
+  for name, (value, _) in measured.items():
+    if not np.isfinite(value):
+      raise ValueError(f"{name} is {value}: the reference model in {args.reference} is damaged")
   if args.json:
     rows = {name: {"value": value, "stderr": error} for name, (value, error) in measured.items()}
     return json.dumps({"num_samples": len(samples), "metrics": rows}, indent=1)
@@ -89,22 +89,44 @@ def load_tokens(path: str) -> np.ndarray:
   return tokens
 
 
-def load_reference(path: str):
-  """The language model in a workdir or a GPT-2 folder. Raises `ValueError` where there is none."""
+def load_reference(path: str, samples: np.ndarray, data: np.ndarray | None):
+  """The language model in a workdir or a GPT-2 folder, where it knows the tokens.
+
+  Raises `ValueError` where there is none, or one of other tokens, and `TextError` or
+  `WeightsError` where its files are missing or broken.
+  """
   command.keep_compiled_programs()
+  path = os.path.expanduser(path)
+
+  def check(num_categories, length):
+    for name, tokens in (("samples", samples), ("data", data)):
+      if tokens is not None:
+        _check_tokens(name, tokens, num_categories, length)
+
+  if os.path.isfile(os.path.join(path, "model.safetensors")):
+    from dmmd_jax.phases import reference
+
+    model = reference.load_gpt2(path)
+    check(model.num_categories, model.length)
+    return model
+  source = command.find_model(command.find_run(path), "reference")
+  c = source.config.dataset
+  check(make_tokenizer(c.alphabet, c.unknown, c.tokenizer).num_categories, c.length)
   from dmmd_jax import parallel
-  from dmmd_jax.data.alphabets import TextError
-  from dmmd_jax.networks.weights import WeightsError
   from dmmd_jax.phases import build, reference
 
-  try:
-    if (pathlib.Path(path) / "model.safetensors").is_file():
-      return reference.load_gpt2(path)
-    source = records.find_model(workdirs.locate(path), "reference")
-    return reference.load_trained(source, build.outline(source.config), parallel.make_mesh())
-  except (ConfigError, TextError, WeightsError, FileNotFoundError) as error:
-    raise ValueError(str(error)) from error
+  return reference.load_trained(source, build.outline(source.config), parallel.make_mesh())
+
+
+def _check_tokens(name: str, tokens: np.ndarray, num_categories: int, length: int) -> None:
+  if tokens.min() < 0 or tokens.max() >= num_categories:
+    raise ValueError(
+      f"{name} have tokens from {tokens.min()} to {tokens.max()}; the reference model knows 0 to"
+      f" {num_categories - 1}"
+    )
+  if tokens.shape[1] > length:
+    raise ValueError(f"{name} have {tokens.shape[1]} tokens; the reference model takes {length}")
 
 
 if __name__ == "__main__":
-  main()
+  command.run(main)

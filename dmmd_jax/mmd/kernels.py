@@ -15,6 +15,8 @@ import numpy as np
 
 # The median heuristic looks at this many rows of the pooled sample.
 _MEDIAN_ROWS = 1000
+# Above it tokens are compared one by one: one-hot vectors would take more time, and all memory.
+_ONE_HOT_CATEGORIES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +114,15 @@ class _TokenKernel(Kernel):
 def _count_agreements(x: jax.Array, y: jax.Array, num_categories: int) -> jax.Array:
   """In how many positions tokens `[n, D]` and `[m, D]` agree, float32 `[n, m]`, exactly.
 
-  Accelerators multiply one-hot vectors in bf16. On CPUs several rows of `y` share one product: a
+  Of many categories tokens are compared position by position. Of few, accelerators multiply one-hot
+  vectors in bf16. On CPUs several rows of `y` share one product: a
   count needs few of the 24 bits that float32 adds without error.
   """
   num_y, length = y.shape
+  if num_categories > _ONE_HOT_CATEGORIES:
+    agree = lambda counts, d: (counts + (x[:, d, None] == y[:, d]), None)
+    counts = jnp.zeros((len(x), num_y), jnp.int32)
+    return jax.lax.scan(agree, counts, jnp.arange(length))[0].astype(jnp.float32)
   if jax.default_backend() != "cpu":
     x, y = (jax.nn.one_hot(v, num_categories, dtype=jnp.bfloat16) for v in (x, y))
     return jnp.einsum("ndk,mdk->nm", x, y, preferred_element_type=jnp.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmmd_jax.networks.weights import WeightsError
+from dmmd_jax.networks.weights import WeightsError, check_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def load(folder: str | pathlib.Path) -> tuple[GPT2, Any]:
 
   Raises `WeightsError` where they are missing or are not those of a GPT-2.
   """
-  folder = pathlib.Path(folder).expanduser()
+  folder = pathlib.Path(os.path.expanduser(folder))
   weights = folder / "model.safetensors"
   if not weights.is_file():
     raise WeightsError(
@@ -78,18 +79,34 @@ def load(folder: str | pathlib.Path) -> tuple[GPT2, Any]:
       given = json.loads((folder / "config.json").read_text())
       names = {field.name for field in dataclasses.fields(GPT2Config)}
       config = GPT2Config(**{name: value for name, value in given.items() if name in names})
+      _check_sizes(config)
     tensors = {name.removeprefix("transformer."): x for name, x in load_file(weights).items()}
   except Exception as error:  # safetensors has its own, JSON another
     raise WeightsError(f"cannot read the weights in {folder}: {error}") from error
+  check_finite(weights, tensors)
   module = GPT2(config)
   try:
     params = _to_params(config, tensors)
   except (KeyError, ValueError) as error:
     raise WeightsError(f"{weights} does not hold a GPT-2: no, or no fitting, {error}") from error
+  if f"h.{config.n_layer}.ln_1.weight" in tensors:
+    raise WeightsError(f"{weights} has more layers than the {config.n_layer} of its config.json")
   expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
   if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
     raise WeightsError(f"{weights} has tensors of other shapes than its config.json says")
   return module, params
+
+
+def _check_sizes(config: GPT2Config) -> None:
+  for name, value in dataclasses.asdict(config).items():
+    if name != "layer_norm_epsilon" and not (type(value) is int and value > 0):
+      raise ValueError(f"config.json has {name} {value}; expected a whole number above 0")
+  if not isinstance(config.layer_norm_epsilon, float) or not 0 < config.layer_norm_epsilon < 1:
+    raise ValueError(f"config.json has layer_norm_epsilon {config.layer_norm_epsilon}")
+  if config.n_embd % config.n_head:
+    raise ValueError(
+      f"config.json has n_embd {config.n_embd}, no multiple of {config.n_head} heads"
+    )
 
 
 def _to_params(config: GPT2Config, tensors: dict) -> Any:

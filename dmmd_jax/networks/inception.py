@@ -5,6 +5,7 @@ average pools do not count padding, and the last one is a max pool.
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmmd_jax.networks.weights import WeightsError, read_torch
+from dmmd_jax.networks.weights import WeightsError, check_finite, read_torch
 
 _SIZE = 299
 _EPSILON = 1e-3  # of the batch norms
@@ -174,7 +175,7 @@ def load(path: str | pathlib.Path) -> tuple[Inception, Any]:
   Batch norms are folded into the convolutions before them. Raises `WeightsError` where the file is
   missing or holds something else.
   """
-  path = pathlib.Path(path).expanduser()
+  path = pathlib.Path(os.path.expanduser(path))
   if not path.is_file():
     raise WeightsError(
       f"no Inception at {path}; set evaluate.inception to pt_inception-2015-12-05-6726825d.pth of"
@@ -184,6 +185,7 @@ def load(path: str | pathlib.Path) -> tuple[Inception, Any]:
   # 1008 classes tell it from torchvision's, of which every other shape is the same.
   if np.shape(tensors.get("fc.weight")) != (1008, 2048):
     raise WeightsError(f"{path} does not hold the Inception of FID: no fc.weight of 1008 classes")
+  check_finite(path, tensors)
   module = Inception()
   image = jnp.zeros((1, _SIZE, _SIZE, 3))
   expected = jax.eval_shape(module.init, jax.random.key(0), image)["params"]

@@ -1,8 +1,10 @@
 """Weights from files: what is wrong with them, and PyTorch's read without PyTorch."""
 
 import collections
+import hashlib
 import pathlib
 import pickle
+import re
 import zipfile
 from typing import Any, BinaryIO
 
@@ -32,22 +34,47 @@ _STORAGES = {
 def read_torch(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """The tensors of a state dict that `torch.save` wrote, in either of its formats, by name.
 
-  Nothing that the file says is run: a pickle may ask for tensors of numbers and nothing else.
-  Raises `WeightsError` for such a pickle and for any other file, and `OSError` where there is none.
+  Nothing that the file says is run: a pickle may ask for tensors of numbers and nothing else. A
+  name such as `weights-6726825d.pth` says how the SHA-256 of the file begins, as in PyTorch's hub.
+  Raises `WeightsError` for any other file.
   """
-  with open(path, "rb") as file:
-    is_zip = file.read(2) == b"PK"
-    file.seek(0)
-    try:
+  try:
+    with open(path, "rb") as file:
+      _check_digest(file, pathlib.Path(path).name)
+      is_zip = file.read(2) == b"PK"
+      file.seek(0)
       tensors = _read_zip(file) if is_zip else _read_legacy(file)
-      if not isinstance(tensors, dict):
-        raise pickle.UnpicklingError(f"a {type(tensors).__name__}, not a dict")
-      for name, tensor in tensors.items():
-        if not isinstance(tensor, np.ndarray):
-          raise pickle.UnpicklingError(f"{name} is a {type(tensor).__name__}, not a tensor")
-    except Exception as error:  # broken pickles raise nearly anything
-      raise WeightsError(f"{path} is not a state dict of PyTorch: {error}") from error
+    if not isinstance(tensors, dict):
+      raise pickle.UnpicklingError(f"a {type(tensors).__name__}, not a dict")
+    for name, tensor in tensors.items():
+      if not isinstance(tensor, np.ndarray):
+        raise pickle.UnpicklingError(f"{name} is a {type(tensor).__name__}, not a tensor")
+  except WeightsError:
+    raise
+  except OSError as error:
+    raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+  except Exception as error:  # broken pickles raise nearly anything
+    reason = str(error) or type(error).__name__
+    raise WeightsError(f"{path} is not a state dict of PyTorch: {reason}") from error
   return tensors
+
+
+def check_finite(path: str | pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  """Raises `WeightsError` where a tensor has a number that is none: measures would be NaN too."""
+  for name, tensor in tensors.items():
+    if not np.isfinite(tensor.astype(np.float32)).all():
+      raise WeightsError(f"{path} has NaN or infinity in {name}; get the file again")
+
+
+def _check_digest(file: BinaryIO, name: str) -> None:
+  announced = re.search(r"-([0-9a-f]{8,})\.[^.]*$", name)
+  if announced:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(announced[1]):
+      raise WeightsError(
+        f"{name} is damaged, its SHA-256 begins with {digest[:8]}; get the file again"
+      )
+    file.seek(0)
 
 
 def _read_zip(file: BinaryIO) -> Any:

@@ -75,6 +75,26 @@ def test_folders_without_usable_text_are_one_clear_line(tmp_path, content, messa
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, monkeypatch, encoding):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "file.txt").write_text(PROSE, encoding=encoding)
+  data = text.load_files("~/file.txt", PRINTABLE, 16)
+  assert PRINTABLE.decode(data.train[0]).startswith("Paragraph")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+  (tmp_path / "a.txt").write_text(PROSE)
+  (tmp_path / "b.txt").symlink_to("nowhere")
+  with pytest.raises(TextError, match=r"cannot read .*b.txt: a link to nothing"):
+    text.load_files(str(tmp_path), PRINTABLE, 16)
+
+
+def test_unknown_characters_are_shown_as_they_look():
+  with pytest.raises(TextError, match=r"2 characters .*, such as U\+0000 'п';"):
+    PRINTABLE.encode("п\0")
+
+
 def test_a_path_that_does_not_exist_is_an_error(tmp_path):
   for path in ("", str(tmp_path / "nothing")):
     with pytest.raises(TextError, match="name a text file or a folder"):

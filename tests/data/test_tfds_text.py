@@ -1,6 +1,7 @@
 """Corpora in the format of tensorflow-datasets on disk, and a byte-pair encoding, made here."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -88,14 +89,64 @@ def test_a_missing_corpus_says_how_to_prepare_it(tmp_path, name, command):
 
 
 def test_what_cannot_be_prepared_is_one_clear_line(tmp_path, capsys):
-  (tmp_path / "a.jsonl").write_text('{"words": 1}\n')
-  for texts in (tmp_path / "nothing", tmp_path / "a.jsonl"):
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "blank.txt").write_text("  \n")
+  (tmp_path / "file").touch()
+  good = b'\xef\xbb\xbf{"text": "a"}\n\n'
+  bad = [
+    b'{"words": 1}',
+    b"[1",
+    b'{"text": 1}',
+    b'"text"',
+    b'{"text": "\xff"}',
+    b'{"text": "\\ud800"}',
+  ]
+  for i, line in enumerate(bad):
+    (tmp_path / f"{i}.jsonl").write_bytes(good + line + b"\n")
+
+  def refuses(message, texts, name="mine", data_dir="tfds"):
     with pytest.raises(SystemExit) as stopped:
-      tfds_text.main(["mine", f"--texts={texts}", f"--data_dir={tmp_path}/tfds"])
-    assert stopped.value.code == 2 and "tfds_text:" in capsys.readouterr().err
+      tfds_text.main([name, f"--texts={tmp_path}/{texts}", f"--data_dir={tmp_path}/{data_dir}"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and message in error, error
+    assert not (tmp_path / "tfds").exists()
+
+  for i in range(len(bad)):
+    refuses(f"line 3 of {tmp_path}/{i}.jsonl is not", f"{i}.jsonl")
+  refuses("nothing: no such file", "nothing")
+  refuses("holds no files", "empty")
+  refuses("holds no text", "blank.txt")
+  (tmp_path / "blank.txt").write_text("text")
+  for name in ("a/b", "../b", "", "Mine", "a b"):
+    refuses("expected small letters, digits and _", "blank.txt", name)
+  refuses("Not a directory", "blank.txt", data_dir="file/tfds")
+
+
+def test_a_corpus_is_not_written_over(corpora, tmp_path, capsys):
+  (tmp_path / "a.txt").write_text("other text")
+  with pytest.raises(SystemExit) as stopped:
+    tfds_text.main(["one_split", f"--texts={tmp_path}", f"--data_dir={corpora}"])
+  assert stopped.value.code == 2 and "one_split is there already" in capsys.readouterr().err
+
+
+def test_damaged_tokens_and_records_are_one_clear_line(corpora, tmp_path):
+  shutil.copytree(corpora, tmp_path / "tfds", ignore=shutil.ignore_patterns("tokens"))
+  tfds_text.load("with_splits", str(tmp_path / "tfds"), TEXT8, 32)
+  (tokens,) = tmp_path.glob("tfds/with_splits/*/tokens/*/train.npy")
+  whole = tokens.read_bytes()
+  for content in (whole[:-20], whole[:20], b""):
+    tokens.write_bytes(content)
+    with pytest.raises(TextError, match=r"cannot read with_splits .*tokens in .* may be removed"):
+      tfds_text.load("with_splits", str(tmp_path / "tfds"), TEXT8, 32)
+  for info in tmp_path.glob("tfds/one_split/*/dataset_info.json"):
+    info.write_text("{")
+  with pytest.raises(TextError, match="cannot read one_split in "):
+    tfds_text.load("one_split", str(tmp_path / "tfds"), TEXT8, 32)
 
 
 def test_a_missing_or_broken_tokenizer_is_one_clear_line(tmp_path):
+  with pytest.raises(TextError, match=r"dataset.tokenizer is ''; expected tokenizer.json"):
+    alphabets.make_tokenizer("gpt2", "error", "")
   with pytest.raises(TextError, match=r"no tokenizer in .*vocab.json and merges.txt"):
     alphabets.make_tokenizer("gpt2", "error", str(tmp_path))
   (tmp_path / "tokenizer.json").write_text("{}")

@@ -22,8 +22,11 @@ MODEL = LanguageModel(
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  def load(path):
+  def load(path, samples, data):
     assert path == "model"
+    for name, tokens in (("samples", samples), ("data", data)):
+      if tokens is not None:
+        command._check_tokens(name, tokens, MODEL.num_categories, MODEL.length)
     return MODEL
 
   monkeypatch.setattr(command, "load_reference", load)
@@ -94,7 +97,7 @@ def test_a_table_without_data_has_the_uncentred_moment(folder, capsys):
 @pytest.mark.parametrize(
   ("args", "message"),
   [
-    (["samples", "--batch_size=0"], "batch_size is 0; expected at least 1"),
+    (["samples", "--batch_size=0"], "expected a whole number from 1"),
     (["samples", "--data=short"], "samples have 8 tokens, data 7"),
     (["long"], "samples have 9 tokens; the reference model takes 8"),
     (["above"], "samples have tokens from 4 to 4; the reference model knows 0 to 3"),
@@ -124,7 +127,7 @@ def test_a_minibatch_of_one_will_do(folder, capsys):
 
 
 def test_a_folder_with_gpt2_is_a_reference_and_an_empty_one_is_not(tmp_path):
-  model = command.load_reference("tests/networks/golden_gpt2")
+  model = command.load_reference("tests/networks/golden_gpt2", np.zeros((1, 2), int), None)
   assert model.sample is None and model.num_categories >= 40
-  with pytest.raises(ValueError, match="no finished checkpoint of the phase 'reference'"):
-    command.load_reference(str(tmp_path))
+  with pytest.raises(ValueError, match="no trained reference in"):
+    command.load_reference(str(tmp_path), np.zeros((1, 2), int), None)

@@ -1,5 +1,6 @@
 """InceptionV3 against pytorch-fid, by `golden_inception.npz` (of `make_golden_inception.py`)."""
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -51,7 +52,7 @@ def test_missing_or_foreign_weights_are_one_clear_line(tmp_path, monkeypatch):
   path.write_bytes(GOLDEN["zip_file"].tobytes())
   with pytest.raises(WeightsError, match=r"does not hold the Inception of FID: no fc.weight"):
     inception.load(path)
-  weights = {"fc.weight": np.empty((1008, 2048))}
+  weights = {"fc.weight": np.zeros((1008, 2048))}
   monkeypatch.setattr(inception, "read_torch", lambda path: weights)
   with pytest.raises(WeightsError, match=r"no 'Conv2d_1a_3x3.conv.weight'"):
     inception.load(path)
@@ -68,6 +69,28 @@ def test_both_formats_of_torch_are_read(kind, tmp_path):
   assert list(tensors) == list(expected)
   for name, tensor in tensors.items():
     np.testing.assert_array_equal(tensor, expected[name], strict=True)
+
+
+def test_weights_are_those_that_the_name_announces(tmp_path):
+  content = GOLDEN["zip_file"].tobytes()
+  path = tmp_path / f"weights-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+  path.write_bytes(content)
+  assert list(read_torch(path)) == list(maker.small_state_dict())
+  path.write_bytes(content + b"\0")
+  with pytest.raises(WeightsError, match=f"{path.name} is damaged, its SHA-256 begins with"):
+    read_torch(path)
+
+
+def test_weights_that_cannot_be_opened_or_are_no_numbers_are_one_clear_line(tmp_path, monkeypatch):
+  with pytest.raises(WeightsError, match=r"cannot read .*nowhere.pth: No such file"):
+    read_torch(tmp_path / "nowhere.pth")
+  with pytest.raises(WeightsError, match=r"cannot read .*: Is a directory"):
+    read_torch(tmp_path)
+  weights = {"fc.weight": np.full((1008, 2048), np.nan, np.float16)}
+  monkeypatch.setattr(inception, "read_torch", lambda path: weights)
+  (tmp_path / "weights.pth").touch()
+  with pytest.raises(WeightsError, match="has NaN or infinity in fc"):
+    inception.load(tmp_path / "weights.pth")
 
 
 class Evil:
