@@ -8,7 +8,9 @@ one: every array of the final states, bit for bit, and the rows of the results.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -46,8 +49,10 @@ EXPERIMENTS = {
 }  # fmt: skip
 STEPS = {"text": {"reference": 20, "teacher": 30, "distill": 20},
          "coins": {"teacher": 30, "distill": 20}}  # fmt: skip
-# Of the kills, those that wait until something is being written.
-_AIMED = 0.3
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of files that it does not need
+# How many of the kills wait until a checkpoint, or the results, are being written.
+_AIMED = {"": 0.7, "saving": 0.15, "reporting": 0.15}
+_REPORTS = ("*.png", "*.md", "*results*")
 _LIMIT = 600.0
 
 
@@ -58,7 +63,7 @@ class Run:
     self.name, self.workdir, self._log = name, workdir, workdir.with_suffix(".log")
     command = [sys.executable, "-m", "dmmd_jax.main", *EXPERIMENTS[name], f"--workdir={workdir}"]
     environment = os.environ | ONE_DEVICE | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    self.start = time.monotonic()
+    self.start, self._began = time.monotonic(), time.time()
     with self._log.open("w") as log:
       self._process = subprocess.Popen(
         command, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -78,10 +83,8 @@ class Run:
     """SIGKILL to it and to all that it has started; the exit code."""
     self._process.send_signal(signal.SIGKILL)
     code = self._process.wait()
-    try:
+    with contextlib.suppress(ProcessLookupError):
       os.killpg(self._process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-      pass
     return code
 
   def last_words(self) -> str:
@@ -96,60 +99,62 @@ class Run:
         return phase
     return "evaluate"
 
-  def is_writing(self) -> bool:
-    """Whether a checkpoint is being saved, or results are."""
-    is_saving = any(self.workdir.glob("*/checkpoints/*tmp*"))
-    return is_saving or (self.phase() == "evaluate" and _written(self.workdir) > self.start)
+  def is_saving(self) -> bool:
+    """Whether a checkpoint is being written."""
+    return any(self.workdir.glob("*/checkpoints/*tmp*"))
+
+  def is_reporting(self) -> bool:
+    """Whether figures, tables or results have been written since it began."""
+    written = [p for pattern in _REPORTS for p in (self.workdir / "evaluate").glob(pattern)]
+    return any(p.exists() and p.stat().st_mtime > self._began for p in written)
 
 
 def _has_step(phase: pathlib.Path, step: int) -> bool:
   return (phase / "checkpoints" / str(step)).is_dir()
 
 
-def _written(workdir: pathlib.Path) -> float:
-  """When the folder of the results was changed last, on the clock of `time.monotonic`."""
-  folder = workdir / "evaluate"
-  files = [folder, *folder.glob("*")] if folder.is_dir() else []
-  newest = max((os.stat(p).st_mtime for p in files if p.exists()), default=0.0)
-  return newest - time.time() + time.monotonic()
-
-
 class Kill(NamedTuple):
-  """When a run was killed (seconds of that process), what it did, and its exit code."""
+  """When a run was killed (seconds of that process), and what it was doing."""
 
   phase: str
-  writing: bool
+  writing: str
   seconds: float
-  code: int
 
 
-def disturbed(name: str, workdir: pathlib.Path, spans: dict[str, float], rng, budget: int) -> list:
-  """Runs to the end with at most `budget` kills, each at a moment of what remains to be done."""
+def disturbed(
+  name: str, workdir: pathlib.Path, spans: dict[str, float], rng: np.random.Generator, budget: int
+) -> tuple[list[Kill], str]:
+  """Runs to the end with at most `budget` kills, each at a moment of what remains to be done.
+
+  The kills, and what was wrong with how a process ended, "" where nothing was.
+  """
   kills = []
   while True:
     run = Run(name, workdir)
-    if len(kills) < budget:
-      aimed = rng.random() < _AIMED
-      moment = rng.uniform(0.0, remaining(name, workdir, spans))
-      pause = rng.exponential(0.02)
-      code = run.wait(moment)
-      deadline = time.monotonic() + _LIMIT
-      while aimed and code is None and not run.is_writing() and time.monotonic() < deadline:
-        code = run.wait(0.002)
-      if aimed and code is None:
-        code = run.wait(pause)
-      if code is None:
-        phase, writing, seconds = run.phase(), run.is_writing(), run.seconds()
-        kills.append(Kill(phase, writing, round(seconds, 1), run.kill()))
-        continue
-    else:
-      code = run.wait(_LIMIT)
-    if code is None:
+    aim = rng.choice(list(_AIMED), p=list(_AIMED.values())) if len(kills) < budget else None
+    moment = rng.uniform(0.0, remaining(name, workdir, spans))
+    pause = rng.exponential(0.02)
+    code = run.wait(_LIMIT if aim is None else 0.0 if aim else moment)
+    if aim:
+      code = _wait_until(run, run.is_saving if aim == "saving" else run.is_reporting, pause)
+    if code is None and aim is not None and run.seconds() < _LIMIT:
+      writing = "checkpoint" if run.is_saving() else "results" if run.is_reporting() else ""
+      kills.append(Kill(run.phase(), writing, round(run.seconds(), 1)))
       run.kill()
-      raise SystemExit(f"{name} hangs in {workdir} after {kills}: {run.last_words()}")
-    if code not in (0, -signal.SIGKILL):
-      raise SystemExit(f"{name} ended with {code} after {kills}: {run.last_words()}")
-    return kills
+      continue
+    if code == 0:
+      return kills, ""
+    run.kill()
+    what = "hangs" if code is None else f"ended with {code}"
+    return kills, f"{workdir} {what} after {kills[-1:]}: {run.last_words()}"
+
+
+def _wait_until(run: Run, happens: Callable[[], bool], pause: float) -> int | None:
+  """Waits for a moment, and then for `pause` seconds; the exit code if it ends before."""
+  code = None
+  while code is None and not happens() and run.seconds() < _LIMIT:
+    code = run.wait(0.002)
+  return run.wait(pause) if code is None else code
 
 
 def remaining(name: str, workdir: pathlib.Path, spans: dict[str, float]) -> float:
@@ -199,15 +204,17 @@ def torment(name: str, folder: pathlib.Path, number: int, seed: int) -> dict:
   kills, runs = [], 0
   while len(kills) < number:
     workdir = folder / f"{name}-{runs}"
-    kills += disturbed(name, workdir, spans, rng, number - len(kills))
-    rows, states = result(name, workdir)
-    differing = [phase for phase, state in states.items() if state != expected[1][phase]]
-    differing += ["rows"] if rows != expected[0] else []
-    if differing:
-      wrong.append(f"{workdir}: other {', '.join(differing)}")
+    of_run, problem = disturbed(name, workdir, spans, rng, number - len(kills))
+    kills, runs = kills + of_run, runs + 1
+    if not problem:
+      rows, states = result(name, workdir)
+      differing = [phase for phase, state in states.items() if state != expected[1][phase]]
+      differing += ["rows"] if rows != expected[0] else []
+      problem = f"{workdir} has other {', '.join(differing)}" if differing else ""
+    if problem:
+      wrong.append(problem)
     else:
       shutil.rmtree(workdir)
-    runs += 1
     print(f"{name}: {len(kills)} kills, {runs} runs, {len(wrong)} wrong", flush=True)
   return {"kills": kills, "runs": runs, "wrong": wrong}
 
@@ -227,12 +234,13 @@ def main() -> None:
     found = list(pool.map(torment, names, [folder] * len(names), shares, [args.seed] * len(names)))
   for name, of_it in zip(names, found, strict=True):
     by_phase = collections.Counter(kill.phase for kill in of_it["kills"])
-    writing = sum(kill.writing for kill in of_it["kills"])
     phases = ", ".join(
       f"{phase} {by_phase[phase]}" for phase in ("start", *STEPS[name], "evaluate")
     )
-    print(f"{name}: {len(of_it['kills'])} kills in {of_it['runs']} runs: {phases};")
-    print(f"  while something was written: {writing}; wrong: {of_it['wrong'] or 'nothing'}")
+    print(f"{name}: {len(of_it['kills'])} kills in {of_it['runs']} runs: {phases}")
+    writing = collections.Counter(kill.writing for kill in of_it["kills"])
+    print(f"  while writing a checkpoint {writing['checkpoint']}, results {writing['results']}")
+    print("\n".join(f"  wrong: {problem}" for problem in of_it["wrong"] or ["nothing"]))
   print(f"{time.monotonic() - start:.0f} s")
   if any(of_it["wrong"] for of_it in found):
     sys.exit(1)
