@@ -69,9 +69,8 @@ def test_the_judge_sees_what_was_written_and_what_was_changed(tmp_path):
   assert cases.refusal(case, tmp_path, lambda *_: refused)[0] == ["wrote a workdir"]
 
 
-def test_the_judge_sees_other_rows_and_other_parameters(fuzzer, tmp_path):
-  fuzzer.case("damage", 0)
-  whole = fuzzer.whole
+def test_the_judge_sees_other_rows_and_other_parameters(fuzzer):
+  whole = fuzzer.undamaged()
   assert not damage.differences(whole, whole.workdir)
   rows, parameters = whole.result
   changed = np.frombuffer(parameters["distill"][0], np.uint8) + 1

@@ -21,10 +21,14 @@ class Case:
   mentions: tuple[str, ...]
   module: str = "dmmd_jax.main"
   make: Callable[[pathlib.Path], None] = lambda folder: None
-  seconds: float = 60.0  # of CPU
+  seconds: float = 30.0  # of CPU
+
+  def filled(self, name: str, value: str) -> "Case":
+    """The case with `value` in place of `name` in its arguments."""
+    return dataclasses.replace(self, args=tuple(arg.replace(name, value) for arg in self.args))
 
   def arguments(self, folder: pathlib.Path) -> tuple[str, ...]:
-    args = tuple(arg.replace("{folder}", str(folder)) for arg in self.args)
+    args = self.filled("{folder}", str(folder)).args
     return (*args, f"--workdir={folder / 'run'}") if self.module == "dmmd_jax.main" else args
 
 

@@ -20,6 +20,12 @@ _IMAGES = (
   "--config=configs/cifar_dmmd.py", "--config.preset=smoke", "--config.run.data_workers=0",
   "--config.run.tensorboard=False", "--config.dataset.shape=(16,16,3)",
 )  # fmt: skip
+# A text run to draw from, as small as they come.
+TEXT_RUN = (
+  "--config=configs/text_dmmd.py", "--config.phases=('teacher',)", "--config.dataset.length=16",
+  "--config.run.tensorboard=False", "--config.network.width=16", "--config.network.depth=1",
+  "--config.network.heads=2", "--config.teacher.num_steps=1", "--config.teacher.batch_size=8",
+)  # fmt: skip
 Write = Callable[[pathlib.Path], object]
 
 
@@ -148,10 +154,10 @@ def arrays(rng: np.random.Generator) -> Iterator[tuple[str, Write]]:
 
 def draw(rng: np.random.Generator) -> Case:
   """A command that is given a wrong file, or a wrong number beside it."""
-  kinds = ("text", "npz", "folder", "mmd", "metrics", "sample", "no path")
-  kind = kinds[rng.choice(7, p=(0.16, 0.24, 0.2, 0.16, 0.1, 0.1, 0.04))]
-  if kind == "sample":
-    return _sample(rng)
+  kinds = ("text", "npz", "folder", "mmd", "metrics", "sample", "prompt", "no path")
+  kind = kinds[rng.choice(8, p=(0.15, 0.22, 0.2, 0.15, 0.1, 0.08, 0.06, 0.04))]
+  if kind in ("sample", "prompt"):
+    return {"sample": _sample, "prompt": _prompt}[kind](rng)
   if kind == "no path":
     name = ("npz", "folder")[rng.integers(2)]
     return Case(kind, (*_IMAGES, f"--config.dataset.name={name}"), ("dataset.path", "path is"))
@@ -206,3 +212,16 @@ def _sample(rng: np.random.Generator) -> Case:
   name = flag[2:].partition("=")[0]
   args = ("--workdir={folder}", flag)
   return Case("sample: number", args, (name,), "dmmd_jax.sample", os.fspath)
+
+
+def _prompt(rng: np.random.Generator) -> Case:
+  """Letters that the alphabet does not have, and more than a text holds."""
+  prompts = (
+    "\u03bb\u03cc\u03b3\u03bf\u03c2",
+    "red \u65e5\u672c\u8a9e",
+    "\u043a\u043e\u0442",
+    "cats " * 9,
+  )
+  prompt = prompts[rng.integers(len(prompts))]
+  args = ("--workdir={text}", f"--prompt={prompt}", "--nfe=1")
+  return Case("prompt", args, ("prompt", "alphabet"), "dmmd_jax.sample")

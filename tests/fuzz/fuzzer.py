@@ -23,7 +23,7 @@ class Fuzzer:
 
   def __init__(self, folder: pathlib.Path, seed: int):
     self._folder, self._seed, self._servers = folder, seed, {}
-    self.whole: damage.Undamaged | None = None
+    self._whole: damage.Undamaged | None = None
 
   def __enter__(self) -> "Fuzzer":
     self._stack = contextlib.ExitStack()
@@ -39,16 +39,32 @@ class Fuzzer:
     folder.mkdir()
     run = self.server(what).run
     if what == "damage":
-      self.whole = self.whole or damage.Undamaged(self._folder, run)
-      kind, complaints, outcome = damage.survival(self.whole, folder, rng)
+      kind, complaints, outcome = damage.survival(self.undamaged(), folder, rng)
       command = "the same again"
     else:
       case = (overrides if what == "config" else files).draw(rng)
+      if any("{text}" in arg for arg in case.args):
+        case = case.filled("{text}", str(self._text()))
       complaints, outcome = cases.refusal(case, folder, run)
       kind, command = case.kind, " ".join((case.module, *case.args))
     shutil.rmtree(folder)
     said = (outcome.err.strip() or "nothing").splitlines()[-1][:300]
     return {"kind": kind, "command": command, "complaints": complaints, "said": said}
+
+  def undamaged(self) -> damage.Undamaged:
+    """A whole run, made once."""
+    self._whole = self._whole or damage.Undamaged(self._folder, self.server("damage").run)
+    return self._whole
+
+  def _text(self) -> pathlib.Path:
+    """A workdir with a teacher of text, made once."""
+    workdir = self._folder / "text"
+    if not workdir.exists():
+      args = (*files.TEXT_RUN, f"--workdir={workdir}")
+      outcome = self.server("file").run("dmmd_jax.main", args, damage.SECONDS)
+      if outcome.code != 0:
+        raise RuntimeError(f"the run on text ended with {outcome.code}: {outcome.err[-2000:]}")
+    return workdir
 
   def server(self, what: str) -> Server:
     """The process whose forks run the cases of `what`."""
