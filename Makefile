@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python -m
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 
-.PHONY: help demo test lint peers clean
+.PHONY: help demo test lint peers mutants fuzz kills clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -29,6 +29,16 @@ peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) a
 	$(RUN) pytest tests/mmd/test_kernels.py tests/networks/test_gpt2.py \
 	  tests/networks/test_inception.py tests/metrics/test_frechet.py
 	$(RUN) benchmarks.mmd
+
+mutants: $(VENV)/ready  ## how many of 200 mistakes made on purpose the tests see; an hour
+	$(RUN) pip install --quiet --editable '.[mutants]'
+	$(RUN) benchmarks.mutation
+
+fuzz: $(VENV)/ready  ## 500 wrong configs, wrong files and damaged workdirs; a quarter of an hour
+	$(RUN) tests.fuzz --cases=500 --seed=0
+
+kills: $(VENV)/ready  ## kill runs of all phases at 100 random moments; half an hour
+	$(RUN) tests.kills --kills=100 --seed=0
 
 clean:  ## remove the virtual environment; runs/ stays
 	rm -rf $(VENV)

@@ -57,6 +57,7 @@ setup(
       "trustme>=1.2",
     ],
     "peers": ["pytorch-fid>=0.3", "torch>=2.6", "torchmetrics>=1.4", "transformers>=4.50"],
+    "mutants": ["cosmic-ray>=8.4"],
     "gpt2": GPT2,
     "gs": GS,
     "gpu": ["jax[cuda13]>=0.10"],
