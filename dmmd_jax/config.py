@@ -42,7 +42,7 @@ def check(config: ConfigDict) -> None:
 def _check_dataset(config: ConfigDict) -> None:
   dataset, is_text = config.dataset, config.dataset.name in TEXTS
   _require(
-    is_text or dataset.name in DATASETS or "shape" in dataset,
+    is_text or dataset.name in DATASETS or (dataset.name and "shape" in dataset),
     f"dataset.name is {shown(dataset.name)}; expected one of {', '.join((*DATASETS, *TEXTS))};"
     " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py",
   )
@@ -76,18 +76,20 @@ def _check_dataset(config: ConfigDict) -> None:
 def _check_presence(config: ConfigDict) -> None:
   """What only some networks or data sets have is there for these; networks have no other's."""
   data = "texts" if config.dataset.name in TEXTS else "images"
-  data = config.dataset.name if config.dataset.name in DATASETS else data
-  for name, field in FIELDS.items():
-    kind = next((kind for kind in (config.network.name, data) if kind in field.kinds), None)
+  kinds = {config.network.name, config.dataset.name if config.dataset.name in DATASETS else data}
+  there = {name for name in FIELDS if has(config, name)}
+  missing = [n for n, field in FIELDS.items() if kinds & {*field.kinds} and n not in there]
+  _require(
+    not missing,
+    f"the config has no {', '.join(missing)}, which {' and '.join(sorted(kinds))} need; start from"
+    " a config of configs/ that has it",
+  )
+  for name in sorted(there):
+    kinds_of = FIELDS[name].kinds
     _require(
-      not kind or has(config, name),
-      f"the config has no {name}, which {kind} need; start from a config of configs/ that has it",
-    )
-    of_another = name.startswith("network.") and field.kinds and not kind
-    _require(
-      not (of_another and has(config, name)),
+      not name.startswith("network.") or not kinds_of or config.network.name in kinds_of,
       f"{name} is set and network.name is {shown(config.network.name)}; it is of"
-      f" {' and '.join(field.kinds)} alone: leave it out",
+      f" {' and '.join(kinds_of)} alone: leave it out",
     )
 
 

@@ -63,14 +63,15 @@ def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, ob
   given = {}
   fields = [name for name, _ in flat(config)]
   for field, text in overrides.items():
-    _require(
-      not any(name.startswith(f"{field}.") for name in fields),
-      f"{field} is a section; set one of its fields, as in --config.{field}.name=value",
-    )
-    _require(field in fields, f"the config has no field {field}{nearest(field, fields)}")
-    known = FIELDS.get(_name(field))
-    given[field] = known.rule.read(text) if known else text
-    assign(config, field, given[field])
+    inside = [name for name in fields if name.startswith(f"{field}.")]
+    if inside:
+      raise ConfigError(f"{field} is a section; set a field of it, such as {inside[0]}")
+    if field not in fields:
+      raise ConfigError(f"the config has no field {field}{nearest(field, fields)}")
+    value = FIELDS[_name(field)].rule.read(text) if _name(field) in FIELDS else text
+    _check_value(field, value)  # now: set in the place of a float, True would become 1.0
+    given[field] = value
+    assign(config, field, value)
   return config.lock(), given
 
 
@@ -147,12 +148,18 @@ def check_fields(config: ConfigDict) -> None:
       name not in _SECTIONS and not _PRESET.fullmatch(field),
       f"{field} is {shown(value)}; expected a section, with fields of its own",
     )
-    _require(name in FIELDS, f"the config has a field {field}, which nothing uses{nearest(name)}")
-    rule = FIELDS[name].rule
-    _require(rule.accepts(value), f"{field} is {shown(value)}; expected {rule}")
+    _check_value(field, value)
     _require(has(config, name), f"a preset has {field}, and the config has no {name} for it to set")
   for name, field in FIELDS.items():
     _require(field.kinds or has(config, name), f"the config has no {name}; expected {field.rule}")
+
+
+def _check_value(field: str, value: object) -> None:
+  name = _name(field)
+  if name not in FIELDS:
+    raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name)}")
+  rule = FIELDS[name].rule
+  _require(rule.accepts(value), f"{field} is {shown(value)}; expected {rule}")
 
 
 def has(config: ConfigDict, field: str) -> bool:

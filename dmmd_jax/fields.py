@@ -37,7 +37,7 @@ def _of(kind: str, fields: dict[str, Field]) -> dict[str, Field]:
 _SCALE = Row(
   ("window", "stride", "bandwidths"), (Whole(), Whole(1), Items(Real("[0.1, inf)"), distinct=True))
 )
-_SHAPE = Row(("height", "width", "channels"), (Whole(1, 2**16), Whole(1, 2**16), Choice((1, 3, 4))))
+_SHAPE = Row(("height", "width", "channels"), (Whole(1, 2**12), Whole(1, 2**12), Choice((1, 3, 4))))
 _DTYPE = Choice(("float32", "bfloat16"))
 _NFE = Items(Whole(1, _MOST_TIMES), distinct=True)
 _TEMPERATURE = Real("[0.01, 100]")
@@ -53,7 +53,7 @@ _OPTIMIZER = {  # AdamW
 }
 _TRAINING = {
   "num_steps": Field(Whole(1), "Updates of the model."),
-  "batch_size": Field(Whole(1), "Examples of an update."),
+  "batch_size": Field(Whole(1, 2**20), "Examples of an update."),
   "microbatches": Field(
     Whole(1), "Parts of a batch taken one after the other: less memory, the same update."
   ),
@@ -105,7 +105,7 @@ FIELDS: dict[str, Field] = {
       "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs).",
       ("texts",),
     ),
-    length=Field(Whole(4), "Tokens of one example.", ("texts",)),
+    length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts",)),
     unknown=Field(
       Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
     ),
@@ -146,7 +146,7 @@ FIELDS: dict[str, Field] = {
     ),
     positions=Field(Choice(("rotary", "learned")), "How positions are told.", ("transformer",)),
     conv=Field(
-      Whole(),
+      Whole(0, 2**8),
       "Sequences: neighbours that a depthwise convolution mixes before attention; 0 is none.",
       ("transformer",),
     ),
@@ -256,8 +256,10 @@ FIELDS: dict[str, Field] = {
     "evaluate",
     teacher_nfe=Field(_NFE, "Network evaluations in which the teacher samples."),
     student_nfe=Field(_NFE, "The same of the student."),
-    num_blocks=Field(Whole(1), "Blocks of samples; they give the errors."),
-    block_size=Field(Whole(), "Samples of a block; 0 is as many as the held-out split has."),
+    num_blocks=Field(Whole(1, 2**20), "Blocks of samples; they give the errors."),
+    block_size=Field(
+      Whole(0, 2**20), "Samples of a block; 0 is as many as the held-out split has."
+    ),
     split=Field(
       Choice(("held_out", "validation")),
       "What samples are compared with; settings are chosen on validation.",

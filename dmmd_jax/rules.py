@@ -60,7 +60,7 @@ class Real:
     low, high = map(float, self.interval[1:-1].split(","))
     try:
       (value,) = struct.unpack("f", struct.pack("f", value))
-    except OverflowError:
+    except (OverflowError, struct.error):  # the latter of ints beyond any float
       return False
     above = value >= low if self.interval[0] == "[" else value > low
     below = value <= high if self.interval[-1] == "]" else value < high
