@@ -75,35 +75,29 @@ def _check_dataset(config: ConfigDict) -> None:
 
 def _check_presence(config: ConfigDict) -> None:
   """What only some networks or data sets have is there for these; networks have no other's."""
-  data = "texts" if config.dataset.name in TEXTS else "images"
-  kinds = {config.network.name, config.dataset.name if config.dataset.name in DATASETS else data}
-  there = {name for name in FIELDS if has(config, name)}
-  missing = [n for n, field in FIELDS.items() if kinds & {*field.kinds} and n not in there]
+  network, data = config.network.name, config.dataset.name
+  data = data if data in DATASETS else "texts" if data in TEXTS else "images"
+  special = {name: field.kinds for name, field in FIELDS.items() if field.kinds}
+  missing = [n for n, kinds in special.items() if {network, data} & {*kinds} and not has(config, n)]
   _require(
     not missing,
-    f"the config has no {', '.join(missing)}, which {' and '.join(sorted(kinds))} need; start from"
-    " a config of configs/ that has it",
+    f"the config has no {', '.join(missing)}, which {network} or {data} need; start from a config"
+    " of configs/ that has it",
   )
-  for name in sorted(there):
-    kinds_of = FIELDS[name].kinds
-    _require(
-      not name.startswith("network.") or not kinds_of or config.network.name in kinds_of,
-      f"{name} is set and network.name is {shown(config.network.name)}; it is of"
-      f" {' and '.join(kinds_of)} alone: leave it out",
-    )
+  networks_own = [n for n in special if n.startswith("network.") and has(config, n)]
+  others = [n for n in networks_own if network not in special[n]]
+  _require(
+    not others, f"{network} has no {', '.join(others)}; leave it out, or change network.name"
+  )
 
 
 def _check_phases(phases: tuple[str, ...]) -> None:
   """A phase comes after those that it uses."""
-  for later, earlier in (
-    ("distill", "teacher"),
-    ("evaluate", "reference"),
-    ("evaluate", "distill"),
-    ("evaluate", "teacher"),
-  ):
+  uses = {"distill": ("teacher",), "evaluate": ("teacher", "reference", "distill")}
+  for i, phase in enumerate(phases):
+    late = [used for used in uses.get(phase, ()) if used in phases[i:]]
     _require(
-      not {later, earlier} <= set(phases) or phases.index(earlier) < phases.index(later),
-      f"phases has {later!r} before {earlier!r}; expected it after",
+      not late, f"phases has {phase!r} before {', '.join(late)}, which it uses; expected it after"
     )
 
 
