@@ -26,26 +26,25 @@ def get_config():
   run.data_workers = 4  # decoding 32x32 PNGs for 256 examples a step would keep a thread busy
 
   dataset = config.dataset
-  # Any of tensorflow-datasets with images of one size | npz | folder (of PNGs) | stripes (made).
-  dataset.name = "cifar10"
-  dataset.shape = (32, 32, 3)  # what the images are like: height, width, channels
-  dataset.path = ""  # npz: the file; folder: the folder; else the data_dir of tfds, "" for its own
-  dataset.flip = True  # mirror images are as likely; doubles the data
+  dataset.name = "cifar10"  # npz | folder | stripes | any images of tensorflow-datasets
+  dataset.shape = (32, 32, 3)
+  dataset.path = ""
+  dataset.flip = True  # doubles the data
 
   config.process.schedule = "cosine"  # spends more steps where many pixels are masked
 
   config.network = network = ConfigDict()
   network.name = "uvit"
   network.channels = (256,)  # at 32x32: fine detail is cheap to see with convolutions
-  network.res_blocks = 3  # per resolution and way
+  network.res_blocks = 3
   network.width = 768  # of the transformer at 16x16, where joint structure is decided
   network.depth = 12
   network.heads = 12  # of 64 features, as in ViT-B
   network.mlp_ratio = 4
-  network.embed_dim = 64  # of one of 256 values of one channel
+  network.embed_dim = 64
   network.classes = False  # the paper's models are unconditional
   network.dropout = 0.1  # 50,000 images are seen hundreds of times
-  network.dtype = "bfloat16"  # computation; parameters, losses and log-probabilities are float32
+  network.dtype = "bfloat16"
   network.remat = "full"  # a third more FLOPs for an eighteenth of the memory
 
   teacher = config.teacher
@@ -62,7 +61,7 @@ def get_config():
   distill.batch_size = 256
   distill.ema = 0.999
   distill.teacher_dtype = "bfloat16"  # never updated, and used in bfloat16 anyway
-  distill.steps = 16  # k; students are best near the number that they are made for
+  distill.steps = 16  # students are best near the number that they are made for
   distill.noise = "pyramid"  # without noise the paper's student has FID 151 in place of 22 at 4
   distill.noise_dim = 4
   # The student starts as its teacher and moves little: a twentieth of the teacher's rate.
@@ -76,10 +75,9 @@ def get_config():
   evaluate = config.evaluate
   evaluate.teacher_nfe = (16, 32, 64, 128, 256, 512, 1024)
   evaluate.student_nfe = (4, 8, 16, 32, 64)
-  # FID needs 50,000 samples; a block is what is drawn at once.
+  # FID needs 50,000 samples, more than are drawn at once.
   evaluate.num_blocks = 50
   evaluate.block_size = 1000
-  # InceptionV3 of the FID literature; without it Fréchet distances use a trained classifier.
   evaluate.inception = "~/pt_inception-2015-12-05-6726825d.pth"
 
   config.presets = ConfigDict({"smoke": smoke()})

@@ -10,13 +10,12 @@ def get_config():
   config.phases = ("reference", "teacher", "distill", "evaluate")
 
   dataset = config.dataset
-  # english, ships with Python | textfile, your own | tensorflow-datasets: text8, lm1b, openwebtext
-  dataset.name = "english"
-  dataset.alphabet = "text8"  # text8 (a to z and space) | printable (ASCII) | gpt2 (byte pairs)
-  dataset.length = 64  # tokens of one example
-  dataset.path = ""  # textfile: a file or folder; tensorflow-datasets: its data_dir, "" for its own
-  dataset.unknown = "error"  # characters outside the alphabet: error | drop
-  dataset.tokenizer = ""  # gpt2: a folder with tokenizer.json, or vocab.json and merges.txt
+  dataset.name = "english"  # english | textfile | text8 | lm1b | openwebtext
+  dataset.alphabet = "text8"  # text8 | printable | gpt2
+  dataset.length = 64
+  dataset.path = ""
+  dataset.unknown = "error"  # error | drop
+  dataset.tokenizer = ""
 
   network = config.network
   network.patch = 1
@@ -37,8 +36,8 @@ def get_config():
   reference.microbatches = 1
   reference.ema = 0.999
   reference.optimizer = digits_dmmd.optimizer(2e-3, decay="cosine", b1=0.9, b2=0.99)
-  reference.workdir = ""  # take it from another run; "" is this one
-  reference.gpt2 = ""  # or a folder with GPT-2's config.json and model.safetensors
+  reference.workdir = ""
+  reference.gpt2 = ""
 
   distill = config.distill
   distill.num_steps = 500

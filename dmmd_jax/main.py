@@ -8,14 +8,13 @@ import sys
 import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from dmmd_jax import config as config_checks
-from dmmd_jax import records
+from dmmd_jax import config_file, records
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.command import keep_compiled_programs
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
   "config", None, "Experiment, a file of configs/; override with --config.section.field=value."
 )
 _WORKDIR = flags.DEFINE_string(
@@ -29,16 +28,13 @@ _UNFINISHED = flags.DEFINE_boolean(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(overrides: dict[str, str]) -> None:
   logging.set_verbosity(logging.WARNING)  # jax and orbax tell at length about what is normal
-  if len(argv) > 1:
-    _exit(f"unexpected arguments {argv[1:]}; options begin with --")
-  if _CONFIG.value is None:
+  if not _CONFIG.value:
     _exit("no --config; try --config=configs/digits_dmmd.py")
-  config = _CONFIG.value
-  name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-  given = config_flags.get_override_values(flags.FLAGS["config"])
+  name = pathlib.Path(_CONFIG.value.partition(":")[0]).stem
   try:
+    config, given = config_file.load(_CONFIG.value, overrides)
     config_checks.apply_preset(config, given)
     config_checks.check(config)
     workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
@@ -79,16 +75,20 @@ def main(argv: list[str]) -> None:
     hosts.leave(f"{type(error).__name__}, see above")  # the others would wait for it
 
 
-def parse(argv: list[str]) -> list[str]:
-  """Parses flags; a bad one ends the program in one line, with exit code 2."""
+def parse(argv: list[str]) -> dict[str, str]:
+  """Parses flags, and returns the texts of `--config.field=text` by their fields.
+
+  A bad flag ends the program in one line, with exit code 2.
+  """
   try:
-    return flags.FLAGS(argv)
-  except (AttributeError, KeyError) as error:
-    field = str(error).strip("'\"")
-    given = [arg for arg in argv if field in arg] or [field]
-    _exit(f"no such field: {', '.join(given)}; the config file lists and explains them all")
-  except (flags.Error, TypeError, ValueError, OSError) as error:
+    argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    overrides, others = config_file.split(argv)
+    strays = flags.FLAGS(others)[1:]
+  except (flags.Error, config_checks.ConfigError, OSError, UnicodeDecodeError) as error:
     _exit(str(error))
+  if strays:
+    _exit(f"unexpected arguments {' '.join(strays)}; options begin with --")
+  return overrides
 
 
 def _exit(message: str, code: int = 2) -> None:

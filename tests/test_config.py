@@ -52,11 +52,17 @@ def test_a_preset_yields_to_what_is_given_by_hand():
     ({"network__conv": -1}, "network.conv is -1"),
     ({"network__block": -16}, "network.block is -16"),
     ({"reference__batch_size": 0}, "reference.batch_size is 0"),
-    ({"dataset__length": 3}, "dataset.length is 3; expected at least 4"),
+    ({"dataset__length": 3}, "dataset.length is 3; expected a whole number from 4"),
     ({"reference__gpt2": "~/gpt2"}, "GPT-2 reads only its own byte pairs"),
     (
       {"network__block": 8, "distill__method": "dmmd_kernel"},
       "0 <= window <= 8 for english",
+    ),
+    ({"dataset__name": "textfile"}, "dataset.name is 'textfile' and dataset.path is ''"),
+    ({"dataset__alphabet": "gpt2"}, "dataset.alphabet is 'gpt2' and dataset.tokenizer is ''"),
+    (
+      {"distill__method": "dmmd_kernel", "distill__score__category_bandwidth": 8.0},
+      "the tokens of english have no order",
     ),
   ],
 )
@@ -72,10 +78,13 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"process__name": "mask"}, "process.name is 'mask'; expected one of masked, uniform"),
     ({"process__name": "uniform"}, "auxiliary_target is 'soft' with the uniform process"),
     ({"distill__method": "kernel_score", "distill__score__num_noises": 1}, "score.num_noises is 1"),
-    ({"distill__method": "kernel_score", "distill__score__scales": ()}, "score.scales is empty"),
+    (
+      {"distill__method": "kernel_score", "distill__score__scales": ()},
+      "score.scales is (); expected a tuple of one or more",
+    ),
     (
       {"distill__method": "kernel_score", "distill__score__scales": ((2, 1, 4.0),)},
-      "score.scales has (2, 1, 4.0)",
+      "score.scales is ((2, 1, 4.0),); expected",
     ),
     (
       {"distill__method": "kernel_score", "distill__score__scales": ((9, 1, (4.0,)),)},
@@ -83,7 +92,7 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ),
     (
       {"distill__method": "kernel_score", "distill__score__scales": ((2, 1, (0.0,)),)},
-      "bandwidths above 0",
+      "bandwidths a tuple of one or more, each a finite number (float32) of at least 0.1",
     ),
     (
       {"distill__method": "kernel_score", "distill__score__category_bandwidth": -1.0},
@@ -117,27 +126,53 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ),
     ({"evaluate__student_nfe": (0, 1)}, "student_nfe is (0, 1)"),
     ({"evaluate__teacher_nfe": ()}, "teacher_nfe is ()"),
-    ({"distill__top_p": 0.0}, "expected a probability in (0, 1]"),
+    ({"distill__top_p": 0.0}, "distill.top_p is 0.0; expected a number (float32) in (0, 1]"),
     ({"distill__top_p": 1.5}, "distill.top_p is 1.5"),
-    ({"distill__temperature": 0.0}, "more than 0"),
+    ({"distill__temperature": 0.0}, "expected a number (float32) in [0.01, 100]"),
     ({"dataset__name": "cifar10"}, "start from configs/cifar_dmmd.py"),
     ({"network__name": "unet"}, "network.name is 'unet'; expected one of transformer, uvit"),
-    ({"network__dropout": 1.0}, "network.dropout is 1.0; expected a number in [0, 1)"),
-    ({"teacher__ema": 1.0}, "teacher.ema is 1.0; expected a number in [0, 1)"),
+    ({"network__dropout": 1.0}, "network.dropout is 1.0; expected a number (float32) in [0, 1)"),
+    ({"teacher__ema": 1.0}, "teacher.ema is 1.0; expected a number (float32) in [0, 1)"),
     ({"distill__guidance": 1.0}, "guidance is above 0 with network.classes=False"),
-    ({"distill__guidance": -1.0}, "distill.guidance is -1.0; expected 0 or more"),
+    (
+      {"distill__guidance": -1.0},
+      "distill.guidance is -1.0; expected a number (float32) in [0, 100]",
+    ),
     ({"run__data_workers": -1}, "run.data_workers is -1"),
     ({"teacher__microbatches": 0}, "teacher.microbatches is 0"),
     ({"distill__teacher_dtype": "float16"}, "distill.teacher_dtype is 'float16'"),
     ({"distill__teacher": "exact"}, "joint distribution of digits is not known"),
     ({"network__patch": 3}, "expected a divisor of the sides 8 x 8"),
     ({"network__heads": 3}, "multiple of 4 times network.heads"),
-    ({"teacher__num_steps": 0}, "teacher.num_steps is 0; expected at least 1"),
-    ({"phases": ("train",)}, "phases has ['train']"),
-    ({"phases": ()}, "phases is empty"),
+    (
+      {"teacher__num_steps": 0},
+      "teacher.num_steps is 0; expected a whole number (int32) of at least 1",
+    ),
+    (
+      {"phases": ("train",)},
+      "phases is ('train',); expected a tuple of one or more, each one of teacher",
+    ),
+    ({"phases": ()}, "phases is (); expected a tuple of one or more"),
     ({"dataset__name": "english"}, "a text; start from configs/text_dmmd.py"),
-    ({"evaluate__split": "validation"}, "digits has no such split"),
     ({"network__block": 4}, "network.block is 4"),
+    ({"phases": ("evaluate", "teacher")}, "phases has 'evaluate' before teacher"),
+    ({"phases": ("teacher", "teacher")}, "none twice"),
+    (
+      {"network__name": "uvit"},
+      "no network.channels, network.res_blocks, which uvit or digits need",
+    ),
+    (
+      {
+        "distill__method": "kernel_score",
+        "distill__score__objective": "marginal",
+        "distill__batch_size": 4,
+        "distill__microbatches": 4,
+      },
+      "distill.batch_size / distill.microbatches is 1; the marginal kernel score",
+    ),
+    ({"run__mesh": (0, 1, 1)}, "run.mesh is (0, 1, 1)"),
+    ({"run__mesh": (-1, 1, 3)}, "splits heads 3 ways"),
+    ({"dataset__name": ""}, "dataset.name is ''"),
     ({"dataset__name": "coins", "network__patch": 1}, "'pyramid' but coins are sequences"),
   ],
 )
@@ -153,13 +188,20 @@ def test_impossible_configs_are_named_in_one_line(overrides, message):
     ((-1, 1, 1), 8, 60, "teacher.batch_size is 60; expected a multiple of the 8 devices"),
     ((4, 1, 1), 8, 64, "run.mesh is (4, 1, 1) on 8 devices"),
     ((-1, 3, 1), 8, 64, "run.mesh is (-1, 3, 1) on 8 devices"),
-    ((-1, -1, 1), 8, 64, "run.mesh"),
-    ((0, 1, 1), 8, 64, "run.mesh"),
+    ((-1, -1, 1), 8, 64, "run.mesh is (-1, -1, 1); expected"),
+    ((0, 1, 1), 8, 64, "run.mesh is (0, 1, 1); expected"),
   ],
 )
 def test_meshes_and_batches_that_do_not_fit_the_devices(mesh, devices, batch, message):
   with pytest.raises(checks.ConfigError, match=re.escape(message)):
     checks.check_devices(digits(run__mesh=mesh, teacher__batch_size=batch), devices)
+
+
+def test_a_network_has_no_fields_of_another():
+  config = digits()
+  config.network.update(name="uvit", channels=(8,), res_blocks=1)
+  with pytest.raises(checks.ConfigError, match=r"uvit has no network.patch, .*; leave it out"):
+    checks.check(config)
 
 
 def test_choices_of_dmmd_do_not_bind_the_kernel_score_alone():
@@ -175,6 +217,13 @@ def test_fitting_meshes_pass():
   ("overrides", "message"),
   [
     ({"network__channels": ()}, "network.channels is ()"),
+    ({"dataset__shape": (32, 32, 2)}, "dataset.shape is (32, 32, 2); expected (height"),
+    ({"dataset__shape": (32, 32, 4)}, "FID is for images of 1 or 3 channels"),
+    ({"dataset__name": "folder"}, "dataset.name is 'folder' and dataset.path is ''"),
+    (
+      {"network__name": "transformer"},
+      "the config has no network.patch, network.positions, network.conv, network.block, which",
+    ),
     ({"network__channels": (8,) * 6}, "halves the image 6 times; expected sides 32 x 32"),
     ({"network__width": 100}, "network.width is 100; expected a multiple of 4 times"),
   ],

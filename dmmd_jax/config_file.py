@@ -1,0 +1,216 @@
+"""A config from its file, presets and the command line, each field by itself. Pure Python."""
+
+import difflib
+import importlib.machinery
+import pathlib
+import re
+import sys
+import traceback
+import types
+from collections.abc import Iterable, Iterator
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
+
+from dmmd_jax.fields import FIELDS
+from dmmd_jax.rules import Flag
+
+# presets.<name>, and the dot before a field of it
+_PRESET = re.compile(r"presets(\.[^.]*(\.|$)|$)")
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_SECTIONS = {name.rpartition(".")[0] for name in FIELDS} - {""}
+
+
+class ConfigError(Exception):
+  """A config that cannot run; the message says what was found, expected, and what to do."""
+
+
+def split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+  """Texts of fields on a command line by their names, of several the last; and all other arguments.
+
+  They are written `--config.field=text` or `--config.field text`; `--config.field` alone sets a
+  field to true, and `--noconfig.field` to false. Raises `ConfigError` where the text is missing.
+  """
+  overrides, others = {}, []
+  rest = iter(argv)
+  for argument in rest:
+    found = _OVERRIDE.fullmatch(argument)
+    if not found:
+      others.append(argument)
+      continue
+    negated, field, text = found.groups()
+    if text is None and (negated or _is_flag(field)):
+      text = "false" if negated else "true"
+    elif text is None:
+      text = next(rest, "--")
+      _require(not text.startswith("--"), f"--config.{field} has no value; write {argument}=value")
+    overrides[field] = text
+  return overrides, others
+
+
+def _is_flag(field: str) -> bool:
+  return _name(field) in FIELDS and isinstance(FIELDS[_name(field)].rule, Flag)
+
+
+def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, object]]:
+  """The config of `path` with fields set from the command line, and these by name.
+
+  `path` may end in `:argument`, which `get_config` is given. `overrides` are the texts of fields.
+  Raises `ConfigError` where there is no such file, no config comes out of it, or it has no such
+  field.
+  """
+  config = _run(path)
+  given = {}
+  fields = [name for name, _ in flat(config)]
+  for field, text in overrides.items():
+    inside = [name for name in fields if name.startswith(f"{field}.")]
+    if inside:
+      raise ConfigError(f"{field} is a section; set a field of it, such as {inside[0]}")
+    if field not in fields:
+      raise ConfigError(f"the config has no field {field}{nearest(field, fields)}")
+    value = FIELDS[_name(field)].rule.read(text) if _name(field) in FIELDS else text
+    _check_value(field, value)  # now: set in the place of a float, True would become 1.0
+    given[field] = value
+    assign(config, field, value)
+  return config.lock(), given
+
+
+def _run(path: str) -> ConfigDict:
+  """What `get_config` of a file returns."""
+  file, _, argument = (path, "", "") if pathlib.Path(path).is_file() else path.partition(":")
+  if not pathlib.Path(file).is_file():
+    others = map(str, pathlib.Path(file).parent.glob("*.py"))
+    meant = difflib.get_close_matches(file, others, 1)
+    raise ConfigError(f"no config file {shown(file)}{_did_you_mean(meant)}")
+  module = types.ModuleType("config_of_run")
+  module.__file__ = file
+  sys.modules[module.__name__] = module
+  try:
+    importlib.machinery.SourceFileLoader(module.__name__, file).exec_module(module)
+    config = module.get_config(*[argument] if argument else [])
+  except (Exception, SystemExit) as error:  # a config is a program, which may fail in any way
+    raise ConfigError(f"{_place(error, file)}: {type(error).__name__}: {_reason(error)}") from error
+  _require(
+    isinstance(config, ConfigDict),
+    f"{file}: get_config() returns {shown(config)}; expected a ConfigDict",
+  )
+  return config
+
+
+def _place(error: BaseException, file: str) -> str:
+  """Where in its own code a config failed."""
+  if isinstance(error, SyntaxError) and error.filename:
+    return f"{error.filename}, line {error.lineno}"
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == file]
+  return f"{file}, line {lines[-1]}" if lines else file
+
+
+def _reason(error: BaseException) -> str:
+  """Without what `str` adds: the place of a syntax error, the quotes of a `KeyError`."""
+  is_plain = isinstance(error, SyntaxError | KeyError) and error.args
+  return plain(str(error.args[0] if is_plain else error))
+
+
+def apply_preset(config: ConfigDict, given: dict) -> None:
+  """Sets the fields of the preset that `config.preset` names, but for those `given` by hand.
+
+  Raises `ConfigError` where the config has no such preset, or a field of any is wrong.
+  """
+  check_fields(config)
+  presets = config.get("presets", {})
+  _require(
+    config.preset in ("", *presets),
+    f"preset is {shown(config.preset)}; this config has {', '.join(presets) or 'none'}",
+  )
+  for field, value in flat(presets[config.preset]) if config.preset else ():
+    if field not in given:
+      assign(config, field, value)
+
+
+def assign(config: ConfigDict, field: str, value: object) -> None:
+  """Sets a field that the config has, whatever the type that it has had."""
+  *sections, name = field.split(".")
+  for section in sections:
+    config = config[section]
+  with config.ignore_type():
+    config[name] = value
+
+
+def check_fields(config: ConfigDict) -> None:
+  """Each field by itself, those of presets too; what every config has is there.
+
+  Raises `ConfigError`.
+  """
+  for field, value in flat(config):
+    name = _name(field)
+    _require(
+      name not in _SECTIONS and not _PRESET.fullmatch(field),
+      f"{field} is {shown(value)}; expected a section, with fields of its own",
+    )
+    _check_value(field, value)
+    _require(has(config, name), f"a preset has {field}, and the config has no {name} for it to set")
+  for name, field in FIELDS.items():
+    _require(field.kinds or has(config, name), f"the config has no {name}; expected {field.rule}")
+
+
+def _check_value(field: str, value: object) -> None:
+  name = _name(field)
+  if name not in FIELDS:
+    raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name)}")
+  rule = FIELDS[name].rule
+  _require(rule.accepts(value), f"{field} is {shown(value)}; expected {rule}")
+
+
+def has(config: ConfigDict, field: str) -> bool:
+  """Whether the config has a field, `section.name`."""
+  first, _, rest = field.partition(".")
+  return first in config and (not rest or has(config[first], rest))
+
+
+def nearest(field: str, fields: Iterable[str] = FIELDS) -> str:
+  """The end of a message about an unknown field: those that may have been meant."""
+  last = field.rpartition(".")[2]
+  same = [known for known in fields if known.rpartition(".")[2] == last]
+  close = difflib.get_close_matches(field, fields, 1)
+  return _did_you_mean(list(dict.fromkeys(close + same))[:3])
+
+
+def _did_you_mean(names: list[str]) -> str:
+  return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def shown(value: object) -> str:
+  """A value as messages show it."""
+  return plain(f"'{value}'" if isinstance(value, str) else repr(value))
+
+
+def plain(text: str) -> str:
+  """A text without escapes and line breaks, and of bounded length."""
+  text = " ".join(text.replace("\\n", " ").replace("\\", "").split())
+  text = "".join(c if c.isprintable() else "·" for c in text)
+  return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+  """All fields of a config with their values, in order; None is a value that is yet to be given."""
+  for name in config:
+    field = f"{prefix}{name}"
+    try:
+      value = config[name]
+    except RequiredValueError:
+      value = None
+    if isinstance(value, ConfigDict) and _name(field) not in FIELDS:
+      yield from flat(value, f"{field}.")
+    else:
+      yield field, value
+
+
+def _name(field: str) -> str:
+  """The field that a field of a preset sets; any other field itself."""
+  return _PRESET.sub("", field) if _PRESET.match(field) else field
+
+
+def _require(condition: bool, message: str) -> None:
+  if not condition:
+    raise ConfigError(message)

@@ -1,0 +1,276 @@
+"""Every field of a config: what it may be, and what it means. Pure Python.
+
+`FIELDS` is the one table of both: configs are checked by it, values on the command line are read by
+it, and it can be printed. Rules on several fields together are in `config.py`.
+"""
+
+import dataclasses
+
+from dmmd_jax.rules import Choice, Flag, Items, Real, Row, Rule, Text, Whole
+
+PHASES = ("teacher", "reference", "distill", "evaluate")
+
+# Times are float32: a finer grid of them does not exist.
+_MOST_TIMES = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field's rule and meaning.
+
+  `kinds` are the networks, or kinds of data sets, that have it; without any every config has it.
+  """
+
+  rule: Rule
+  doc: str
+  kinds: tuple[str, ...] = ()
+
+
+def _section(section: str, /, **fields: Field) -> dict[str, Field]:
+  return {f"{section}.{name}": field for name, field in fields.items()}
+
+
+def _of(kind: str, fields: dict[str, Field]) -> dict[str, Field]:
+  return {name: dataclasses.replace(field, kinds=(kind,)) for name, field in fields.items()}
+
+
+_SCALE = Row(
+  ("window", "stride", "bandwidths"), (Whole(), Whole(1), Items(Real("[0.1, inf)"), distinct=True))
+)
+_SHAPE = Row(("height", "width", "channels"), (Whole(1, 2**12), Whole(1, 2**12), Choice((1, 3, 4))))
+_DTYPE = Choice(("float32", "bfloat16"))
+_NFE = Items(Whole(1, _MOST_TIMES), distinct=True)
+_TEMPERATURE = Real("[0.01, 100]")
+
+_OPTIMIZER = {  # AdamW
+  "learning_rate": Field(Real("(0, 1]"), "The highest, after warm-up."),
+  "warmup_steps": Field(Whole(), "Steps of a linear rise from 0."),
+  "decay": Field(Choice(("constant", "linear", "cosine")), "After warm-up, to 0 at the last step."),
+  "b1": Field(Real("[0, 1)"), "Decay of the mean of gradients."),
+  "b2": Field(Real("[0, 1)"), "Decay of the mean of their squares."),
+  "weight_decay": Field(Real("[0, 100]"), "Decoupled, times the learning rate."),
+  "clip_norm": Field(Real("(0, inf)"), "Highest norm of the gradient of all parameters together."),
+}
+_TRAINING = {
+  "num_steps": Field(Whole(1), "Updates of the model."),
+  "batch_size": Field(Whole(1, 2**20), "Examples of an update."),
+  "microbatches": Field(
+    Whole(1), "Parts of a batch taken one after the other: less memory, the same update."
+  ),
+  "ema": Field(
+    Real("[0, 1)"), "Decay of the average of parameters, which is what other phases use."
+  ),
+}
+
+FIELDS: dict[str, Field] = {
+  "phases": Field(
+    Items(Choice(PHASES), distinct=True),
+    "What runs, in order; a phase that is complete in the workdir is not run again.",
+  ),
+  "preset": Field(Text(), 'A name in `presets`, fields that are set together; "" is none.'),
+  **_section(
+    "run",
+    seed=Field(Whole(0, 2**32 - 4), "Of all random numbers; up to three above it are used, too."),
+    log_every=Field(
+      Whole(1), "Steps per line of TensorBoard, which has their means; so has the terminal."
+    ),
+    checkpoint_every=Field(Whole(1), "Steps."),
+    keep_checkpoints=Field(Whole(1), "How many of the last checkpoints are kept."),
+    tensorboard=Field(Flag(), "Whether to write logs for TensorBoard; needs tensorflow."),
+    mesh=Field(
+      Items(Whole(-1), 3), "Devices along the axes data, fsdp, tensor; -1 takes those left over."
+    ),
+    data_workers=Field(
+      Whole(0, 1024), "Processes that read and decode examples; 0 is a thread of the program's own."
+    ),
+  ),
+  **_section(
+    "dataset",
+    name=Field(
+      Text(),
+      "digits | coins | mixture; images: npz | folder (of PNGs) | stripes (made), or any of"
+      " tensorflow-datasets with images of one size; texts: english (ships with Python) | textfile"
+      " (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
+    ),
+    shape=Field(_SHAPE, "What an image is like.", ("images",)),
+    path=Field(
+      Text(),
+      "npz and textfile: the file; folder and textfile: the folder; tensorflow-datasets: its"
+      ' data_dir, "" for its own.',
+      ("images", "texts"),
+    ),
+    flip=Field(Flag(), "Whether an image and its mirror image are equally likely.", ("images",)),
+    alphabet=Field(
+      Choice(("text8", "printable", "gpt2")),
+      "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs).",
+      ("texts",),
+    ),
+    length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts",)),
+    unknown=Field(
+      Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
+    ),
+    tokenizer=Field(
+      Text(), "gpt2: a folder with tokenizer.json, or vocab.json and merges.txt.", ("texts",)
+    ),
+  ),
+  **_section(
+    "process",
+    name=Field(
+      Choice(("masked", "uniform", "marginal")),
+      "What tokens become: a mask, any token, or one as frequent as in the data.",
+    ),
+    schedule=Field(Choice(("linear", "cosine", "polynomial")), "alpha(t), the share kept at t."),
+    schedule_power=Field(Real("(0, 100]"), "n of the polynomial schedule, alpha = 1 - t^n."),
+  ),
+  **_section(
+    "network",
+    name=Field(Choice(("transformer", "uvit")), "uvit is for images; see configs/cifar_dmmd.py."),
+    width=Field(Whole(1, 2**16), "Features of a position of the transformer."),
+    depth=Field(Whole(1, 2**10), "Layers of the transformer."),
+    heads=Field(Whole(1, 2**10), "Heads of attention."),
+    mlp_ratio=Field(Whole(1, 64), "Hidden features of a layer's perceptron, in widths."),
+    embed_dim=Field(Whole(1, 2**16), "Features of one token before they are folded to a position."),
+    classes=Field(Flag(), "Whether to condition on the labels of the data set."),
+    dropout=Field(Real("[0, 1)"), "Of the teacher, in training."),
+    dtype=Field(_DTYPE, "Of the computation; parameters and losses are float32."),
+    remat=Field(
+      Choice(("none", "full", "narrow", "products")),
+      "What the backward pass computes again in place of storing it: none | full (all but the"
+      " layers' inputs) | narrow (all but those and products of the network's width) | products"
+      " (all but matrix products).",
+    ),
+    patch=Field(
+      Whole(1),
+      "Images: p x p pixels are one position of the transformer; sequences: p tokens.",
+      ("transformer",),
+    ),
+    positions=Field(Choice(("rotary", "learned")), "How positions are told.", ("transformer",)),
+    conv=Field(
+      Whole(0, 2**8),
+      "Sequences: neighbours that a depthwise convolution mixes before attention; 0 is none.",
+      ("transformer",),
+    ),
+    block=Field(
+      Whole(),
+      "Sequences: tokens of a block, drawn together given the blocks before it; 0 is all of them.",
+      ("transformer",),
+    ),
+    channels=Field(
+      Items(Whole(1, 2**16)),
+      "Features at full resolution, at half of it, and so on; the transformer works at half the"
+      " last.",
+      ("uvit",),
+    ),
+    res_blocks=Field(Whole(1, 64), "Residual blocks per resolution and way.", ("uvit",)),
+  ),
+  **_section(
+    "teacher",
+    **_TRAINING,
+    loss=Field(Choice(("bound", "cross_entropy")), "bound is the negative ELBO."),
+    num_timesteps=Field(Whole(0, _MOST_TIMES), "T of a discrete-time chain; 0 is continuous time."),
+    label_dropout=Field(Real("[0, 1)"), "Share of labels left out, which guidance needs."),
+  ),
+  **_section("teacher.optimizer", **_OPTIMIZER),
+  **_of(
+    "texts",
+    _section(
+      "reference",
+      **_TRAINING,
+      workdir=Field(Text(), 'Take the model from another run; "" is this one.'),
+      gpt2=Field(Text(), "Take GPT-2 from a folder with its config.json and model.safetensors."),
+    )
+    | _section("reference.optimizer", **_OPTIMIZER),
+  ),
+  **_section(
+    "distill",
+    **_TRAINING,
+    method=Field(
+      Choice(("dmmd", "kernel_score", "dmmd_kernel")),
+      "dmmd | kernel_score (no auxiliary model, no teacher in the step) | dmmd_kernel (both).",
+    ),
+    teacher=Field(
+      Choice(("network", "exact")), "exact is the true E[x | z_t], known for coins and mixture."
+    ),
+    teacher_workdir=Field(Text(), 'Take the teacher from another run; "" is this one.'),
+    updates=Field(
+      Choice(("alternate", "joint")),
+      "alternate: one generator update, then `auxiliary_updates`, each with its own rollout (the"
+      " paper) | joint: both from one rollout.",
+    ),
+    auxiliary_updates=Field(Whole(1, 1000), "Auxiliary updates per generator update."),
+    noise=Field(
+      Choice(("none", "gaussian", "pyramid")),
+      "Input of the student: gaussian (per position) | pyramid (images: at all resolutions).",
+    ),
+    noise_dim=Field(Whole(1, 2**16), "Numbers per position, or maps per resolution."),
+    noise_scale=Field(
+      Real("(0, 1000]"),
+      "Standard deviation. A joint choice can settle in the noise, or in the weights once and for"
+      " all, which loses modes; both grow from zero, the first with the square of this scale.",
+    ),
+    steps=Field(Whole(1, _MOST_TIMES), "k, the sampling steps that the student is made for."),
+    loss=Field(Choice(("cross_entropy", "bound", "squared_error")), "L_s of Eq. 9."),
+    auxiliary_target=Field(
+      Choice(("soft", "hard")), "soft: p, of lower variance, masked only | hard: a sample of p."
+    ),
+    teacher_weight=Field(Real("[0, 1000]"), "lambda of Eq. 12."),
+    weight=Field(Choice(("constant", "elbo")), "w(s)."),
+    teacher_dtype=Field(_DTYPE, "Of the frozen parameters; bfloat16 takes half the memory."),
+    guidance=Field(
+      Real("[0, 100]"), "w of classifier-free guidance; above 0 the teacher is evaluated twice."
+    ),
+    temperature=Field(_TEMPERATURE, "The teacher is distilled as it would be sampled."),
+    top_p=Field(
+      Real("(0, 1]"), "Probability of the likeliest tokens, which the teacher is cut to."
+    ),
+    top_p_penalty=Field(Real("(0, 100]"), "Nats that excluded tokens lose (the paper's Delta)."),
+    renoise=Field(
+      Choice(("posterior", "forward")),
+      "posterior: z_s ~ q(z_s | z_t, x) | forward: z_s ~ q(z_s | x), as in IDLM.",
+    ),
+    from_prior=Field(Flag(), "Whether t = 1 always, the one-step setting of DiMO."),
+    dmmd_weight=Field(Real("(0, 1000]"), "Of Eq. 11 where the kernel score is added to it."),
+  ),
+  **_section("distill.student_optimizer", **_OPTIMIZER),
+  **_section("distill.auxiliary_optimizer", **_OPTIMIZER),
+  **_section(
+    "distill.score",
+    objective=Field(
+      Choice(("conditional", "marginal")),
+      "conditional: given z_t, strictly proper | marginal: MMD^2 of a batch.",
+    ),
+    num_noises=Field(Whole(1, 1000), "Student evaluations per z_t, each with noise of its own."),
+    target=Field(
+      Choice(("data", "teacher")),
+      "What outputs are compared with: the example that z_t came from | samples of the teacher.",
+    ),
+    target_nfe=Field(Whole(1, _MOST_TIMES), "Steps in which the teacher samples."),
+    scales=Field(
+      Items(_SCALE),
+      "Kernels that are summed: window and stride, and bandwidths, in tokens or pixels; window 0 is"
+      " the whole example.",
+    ),
+    category_bandwidth=Field(Real("[0, inf)"), "Grey levels that count as near; 0: equal or not."),
+  ),
+  **_section(
+    "evaluate",
+    teacher_nfe=Field(_NFE, "Network evaluations in which the teacher samples."),
+    student_nfe=Field(_NFE, "The same of the student."),
+    num_blocks=Field(Whole(1, 2**20), "Blocks of samples; they give the errors."),
+    block_size=Field(
+      Whole(0, 2**20), "Samples of a block; 0 is as many as the held-out split has."
+    ),
+    split=Field(
+      Choice(("held_out", "validation")),
+      "What samples are compared with; settings are chosen on validation.",
+    ),
+    teacher_temperature=Field(_TEMPERATURE, "At which the teacher samples."),
+    teacher_top_p=Field(Real("(0, 1]"), "As `distill.top_p`, when the teacher samples."),
+    teacher_guidance=Field(Real("[0, 100]"), "As `distill.guidance`, when the teacher samples."),
+    inception=Field(
+      Text(),
+      "InceptionV3 of the FID literature, a file; without it distances use a classifier.",
+      ("optional",),
+    ),
+  ),
+}
