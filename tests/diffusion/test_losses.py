@@ -16,21 +16,6 @@ def trained_meaning(process, joint, z, t):
   return mean if isinstance(process, processes.Masked) else left_out
 
 
-def rate_bound(process, x, x_hat, i, t):
-  """The continuous-time bound of one position, written as in the papers; float64."""
-  a, slope = enumeration.alpha(process.schedule, t), enumeration.alpha_prime(process.schedule, t)
-  pi = enumeration.stationary(process)
-  pad = (0, process.num_states - K)
-  q, q_hat = (a * np.pad(p, pad) + (1 - a) * pi for p in (x, x_hat))
-  total = 0.0
-  for j in range(process.num_states):
-    if j != i and pi[i] > 0:
-      r = -slope / a * pi[i] * q[j] / q[i]
-      r_hat = -slope / a * pi[i] * q_hat[j] / q_hat[i]
-      total += (r * np.log(r / r_hat) if r > 0 else 0.0) - r + r_hat
-  return total
-
-
 @each_process
 @pytest.mark.parametrize("t", [0.05, 0.4, 0.95])
 def test_bound_equals_its_formula(process, t):
@@ -46,7 +31,7 @@ def test_bound_equals_its_formula(process, t):
   )
   for i, j in np.ndindex(z.shape):
     if enumeration.transition(process, 0.0, t)[x[i, j], z[i, j]] > 0:
-      expected = rate_bound(process, np.eye(K)[x[i, j]], x_hat[i, j], z[i, j], t)
+      expected = enumeration.rate_bound(process, np.eye(K)[x[i, j]], x_hat[i, j], z[i, j], t)
       np.testing.assert_allclose(got[i, j], expected, rtol=2e-5, atol=1e-5)
 
 
