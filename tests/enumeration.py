@@ -89,3 +89,34 @@ def predictions(process, joint, z, t):
       means.append(full @ at / full.sum(1, keepdims=True))
       left_out.append(others @ at / others.sum(1, keepdims=True))
   return np.stack(means, 1), np.stack(left_out, 1)
+
+
+def rate_bound(process, x, x_hat, i, t):
+  """The continuous-time bound of one position, written as in the papers."""
+  a, slope = alpha(process.schedule, t), alpha_prime(process.schedule, t)
+  pi = stationary(process)
+  pad = (0, process.num_states - len(x))
+  q, q_hat = (a * np.pad(p, pad) + (1 - a) * pi for p in (x, x_hat))
+  total = 0.0
+  for j in range(process.num_states):
+    if j != i and pi[i] > 0:
+      r = -slope / a * pi[i] * q[j] / q[i]
+      r_hat = -slope / a * pi[i] * q_hat[j] / q_hat[i]
+      total += (r * np.log(r / r_hat) if r > 0 else 0.0) - r + r_hat
+  return total
+
+
+def diffusion_loss(name, process, x, x_hat, i, t):
+  """`L_s` of D-MMD at one position where the state is `i`."""
+  masked = isinstance(process, processes.Masked)
+  if masked and i != process.num_categories:
+    return 0.0
+  if name == "squared_error":
+    return np.square(x - x_hat).sum()
+  cross_entropy = -(x * np.log(x_hat)).sum()
+  if name == "cross_entropy":
+    return cross_entropy
+  if masked:
+    weight = -alpha_prime(process.schedule, t) / (1 - alpha(process.schedule, t))
+    return weight * cross_entropy
+  return rate_bound(process, x, x_hat, i, t)

@@ -23,6 +23,11 @@ def sample_times(key: jax.Array, batch_size: int, num_timesteps: int = 0) -> jax
   return jnp.clip(jnp.ceil(t * num_timesteps), 1, num_timesteps) / num_timesteps
 
 
+def independent_times(key: jax.Array, batch_size: int) -> jax.Array:
+  """Independent times `[B]`, for what compares examples of a batch with each other."""
+  return jax.random.uniform(key, (batch_size,))
+
+
 def cross_entropy(
   process: Process, target: jax.Array, log_x_hat: jax.Array, z_t: jax.Array, t: jax.Array
 ) -> jax.Array:
@@ -96,10 +101,14 @@ def discrete_bound(
   if isinstance(process, Masked):
     revealed = expand(1.0 - process.stay_probability(s, t), z_t)
     return num_timesteps * revealed * cross_entropy(process, target, log_x_hat, z_t, t)
-  log_q = process.posterior_log_probs(z_t, target, s, t)
-  log_p = process.posterior_log_probs(z_t, jnp.exp(log_x_hat), s, t)
-  q = jnp.exp(log_q)
-  terms = jnp.where(q > 0.0, q * (jnp.where(q > 0.0, log_q, 0.0) - jnp.maximum(log_p, -1e4)), 0.0)
+  # Both posteriors have the step from z_s to z_t in common and differ in the marginals at s and t.
+  log_target = jnp.log(jnp.maximum(target, 1e-30))
+  at_s, at_t = (
+    process.log_marginal(log_target, time) - process.log_marginal(log_x_hat, time)
+    for time in (s, t)
+  )
+  q = process.posterior_probs(z_t, target, s, t)
+  terms = q * at_s - jax.nn.one_hot(z_t, process.num_states) * at_t
   return num_timesteps * terms.sum(-1)
 
 

@@ -60,10 +60,17 @@ class Process:
     kept = jax.random.uniform(keep_key, x.shape) < expand(self.schedule.alpha(t), x)
     return jnp.where(kept, x, self.sample_prior(prior_key, x.shape))
 
-  def log_marginal(self, x: jax.Array, t: jax.Array) -> jax.Array:
-    """`log q(z_t | x)` of every state, `[B, ..., num_states]`."""
-    alpha, beta = self._mixture(t, x[..., None])
-    return jnp.log(alpha * jax.nn.one_hot(x, self.num_states) + beta * self.stationary())
+  def log_marginal(self, log_x: jax.Array, t: jax.Array) -> jax.Array:
+    """`log(alpha_t x + (1 - alpha_t) pi)` of every state, `[B, ..., num_states]`.
+
+    `log_x` `[B, ..., K]` are log-probabilities of the clean token. The result, and its gradient,
+    are finite where `log_x` is, even where its exponential underflows.
+    """
+    alpha, beta = self._mixture(t, log_x)
+    log_x = jnp.pad(log_x, self._extra_states(log_x), constant_values=-jnp.inf)
+    from_x, from_pi = jnp.log(alpha) + log_x, beta * self.stationary()
+    log_from_pi = jnp.log(jnp.where(from_pi > 0.0, from_pi, 1.0))
+    return jnp.where(from_pi > 0.0, jnp.logaddexp(from_x, log_from_pi), from_x)
 
   def sample_posterior(
     self, key: jax.Array, z_t: jax.Array, x: jax.Array, s: jax.Array, t: jax.Array
@@ -85,22 +92,20 @@ class Process:
     # The total is 0 only where z_t contradicts x at s = t = 0; the clean token wins there.
     return jnp.where((u < to_x) | (total <= 0.0), x, z_s)
 
-  def posterior_log_probs(
-    self, z_t: jax.Array, x: jax.Array, s: jax.Array, t: jax.Array
-  ) -> jax.Array:
-    """`log q(z_s | z_t, x)` of every state, `[B, ..., num_states]` (Eq. 4).
+  def posterior_probs(self, z_t: jax.Array, x: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+    """`q(z_s | z_t, x)` of every state, `[B, ..., num_states]` (Eq. 4).
 
     `x` `[B, ..., K]` are probabilities of the clean token: one-hot for a known token, or a
     `leave_one_out` prediction, for which plugging in is exact.
     """
     keep, jump = self._transition(z_t, x, s, t)
     alpha_s, beta_s = self._mixture(s, x)
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.num_states - self.num_categories)])
+    x = jnp.pad(x, self._extra_states(x))
     product = (keep * jax.nn.one_hot(z_t, self.num_states) + jump) * (
       alpha_s * x + beta_s * self.stationary()
     )
     total = product.sum(-1, keepdims=True)
-    return jnp.log(jnp.where(total > 0.0, product / jnp.where(total > 0.0, total, 1.0), x))
+    return jnp.where(total > 0.0, product / jnp.where(total > 0.0, total, 1.0), x)
 
   def to_mean(self, log_x: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
     """Turns a `leave_one_out` prediction into `log E[x | z_t]`, both `[B, ..., K]`.
@@ -112,6 +117,10 @@ class Process:
     likelihood = alpha * at_z + beta * self.stationary_at(z_t)[..., None]
     # The likelihood of every other token is 0 at t = 0; a floor keeps its logarithm finite.
     return jax.nn.log_softmax(log_x + jnp.log(jnp.maximum(likelihood, 1e-30)))
+
+  def _extra_states(self, x: jax.Array) -> list[tuple[int, int]]:
+    """Padding that gives the states that are no category a place in the last axis of `x`."""
+    return [(0, 0)] * (x.ndim - 1) + [(0, self.num_states - self.num_categories)]
 
   def _mixture(self, t: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
     return expand(self.schedule.alpha(t), like), expand(self.schedule.beta(t), like)
@@ -149,6 +158,12 @@ class Masked(Process):
 
   def active(self, z: jax.Array) -> jax.Array:
     return z == self.num_categories
+
+  def to_mean(self, log_x: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
+    """The prediction at masked positions; a visible token is known, whatever was predicted."""
+    del t
+    visible = jnp.log(jnp.maximum(jax.nn.one_hot(z_t, self.num_categories), 1e-30))
+    return jnp.where(self.active(z_t)[..., None], log_x, visible)
 
   def stay_probability(self, s: jax.Array, t: jax.Array) -> jax.Array:
     """Probability `[B]` that a position masked at `t` is still masked at `s`."""
@@ -194,7 +209,7 @@ class Marginal(Process):
       )
 
   def stationary(self) -> jax.Array:
-    probs = jnp.asarray(self.probs, jnp.float32)
+    probs = jnp.asarray(self.probs, float)
     return probs / probs.sum()
 
   def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

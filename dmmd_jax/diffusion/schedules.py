@@ -63,4 +63,5 @@ class Polynomial:
     return t**self.power
 
   def alpha_prime(self, t: jax.Array) -> jax.Array:
-    return -self.power * t ** (self.power - 1.0)
+    # Below power 1 the slope is infinite at 0.
+    return -self.power * jnp.maximum(t, 1e-12) ** (self.power - 1.0)

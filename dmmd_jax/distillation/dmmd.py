@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
-from dmmd_jax.diffusion.processes import Process, expand, spread
+from dmmd_jax.diffusion.processes import Masked, Process, expand, spread
 from dmmd_jax.diffusion.samplers import mean_entropy, truncate
 
 DIFFUSION_LOSSES = {
@@ -58,6 +58,9 @@ class DMMD:
   prediction: str = "mean"
   # Blocks of a sequence, each at a time of its own (block-autoregressive diffusion).
   num_blocks: int = 1
+  # Times of a batch that are independent, as all pairs of a batch need them, in place of times that
+  # cover [0, 1] evenly, which are better for a mean over single examples.
+  independent_times: bool = False
 
 
 class Networks(NamedTuple):
@@ -71,8 +74,8 @@ class Networks(NamedTuple):
 class Rollout(NamedTuple):
   """One step of the student: its prediction at `z_t`, a sample `x` of it, and `z_s`.
 
-  `log_p` `[B, ..., K]` means what the method's `prediction` says, `log_mean` is `log E[x | z_t]`;
-  both are differentiable in the student's parameters, `x` and `z_s` are not.
+  `log_mean` `[B, ..., K]` is the law of `x`, `log_p` what the losses at `z_s` take in its place
+  (`laws`); both are differentiable in the student's parameters, `x` and `z_s` are not.
   """
 
   z_t: jax.Array
@@ -85,21 +88,35 @@ class Rollout(NamedTuple):
 
 
 def corrupt(
-  process: Process,
-  steps: int,
-  x_data: jax.Array,
-  key: jax.Array,
-  from_prior: bool = False,
-  num_blocks: int = 1,
+  method: DMMD, x_data: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws `s`, `t` within `1/steps` above it (or 1), and `z_t ~ q(z_t | x_data)`: `z_t, s, t`."""
   time_key, step_key, corrupt_key = jax.random.split(key, 3)
-  s = losses.sample_times(time_key, x_data.shape[0] * num_blocks)
-  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, s.shape) / steps)
-  if from_prior:
+  draw = losses.independent_times if method.independent_times else losses.sample_times
+  s = draw(time_key, x_data.shape[0] * method.num_blocks)
+  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, s.shape) / method.steps)
+  if method.from_prior:
     t = jnp.ones_like(s)
-  s, t = (spread(times, num_blocks, x_data.shape[1]) for times in (s, t))
-  return process.corrupt(corrupt_key, x_data, t), s, t
+  s, t = (spread(times, method.num_blocks, x_data.shape[1]) for times in (s, t))
+  return method.process.corrupt(corrupt_key, x_data, t), s, t
+
+
+def laws(
+  method: DMMD, log_x_hat: jax.Array, z_t: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """`log_p` and `log_mean` of a rollout, from the student's prediction `[B, ..., K]` at `z_t`.
+
+  `log_mean` is the law that `x` is drawn from. `log_p` is the soft target of the losses at `z_s`.
+  The bound weighs it with `q(z_s | x)` itself, so that it wants what is known of `x` but for that:
+  after a posterior step the `leave_one_out` prediction at `z_t`, which the step combines with
+  `z_t`; after forward renoising, where `z_s` depends on `x` alone, the law of `x`.
+  """
+  log_mean = log_x_hat
+  # A network may say anything of visible tokens; only renoised from scratch do they take part.
+  visible = method.renoise == "forward" and isinstance(method.process, Masked)
+  if visible or method.prediction == "leave_one_out":
+    log_mean = method.process.to_mean(log_x_hat, z_t, t)
+  return (log_mean if method.renoise == "forward" else log_x_hat), log_mean
 
 
 def rollout(
@@ -117,20 +134,14 @@ def rollout(
   """
   process = method.process
   corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
-  start = corrupt(process, method.steps, x_data, corrupt_key, method.from_prior, method.num_blocks)
+  start = corrupt(method, x_data, corrupt_key)
   z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
-  log_p = student(eta, z_t, t, noise_key)
-  log_mean = log_p
-  if method.prediction == "leave_one_out" or method.renoise == "forward":
-    # Also for a masked network's mean: renoised from scratch, its visible tokens take part.
-    log_mean = process.to_mean(log_p, z_t, t)
+  log_p, log_mean = laws(method, student(eta, z_t, t, noise_key), z_t, t)
   x = jax.random.categorical(x_key, jax.lax.stop_gradient(log_mean)).astype(jnp.int32)
   if method.renoise == "forward":
     z_s = process.corrupt(z_key, x, s)
   else:
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
-  if method.prediction == "mean":
-    log_p = log_mean
   return Rollout(z_t, t, log_p, log_mean, x, z_s, s)
 
 
@@ -163,7 +174,7 @@ def dmmd_losses(
   metrics = {
     "generator_loss": generator_loss,
     "auxiliary_loss": to_student + method.teacher_weight * to_teacher,
-    "entropy": mean_entropy(r.log_p, method.process.active(r.z_t)),
+    "entropy": mean_entropy(r.log_mean, method.process.active(r.z_t)),
     "teacher_auxiliary_gap": _mean_where((theta * (log_theta - log_phi)).sum(-1), active),
   }
   return generator_loss, metrics["auxiliary_loss"], metrics

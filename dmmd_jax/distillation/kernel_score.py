@@ -75,13 +75,19 @@ def conditional_score(
   return (0.5 * kernel(method, among, num_axes) - kernel(method, with_data, num_axes)).mean()
 
 
-def marginal_mmd2(method: KernelScore, log_p: jax.Array, x: jax.Array, z_t: jax.Array) -> jax.Array:
+def marginal_mmd2(
+  method: KernelScore, log_p: jax.Array, x: jax.Array, z_t: jax.Array, num_blocks: int = 1
+) -> jax.Array:
   """Unbiased MMD^2 between the student's outputs, whatever `z_t`, and the data.
 
   `log_p` `[B, ..., K]`, `x` and `z_t` int `[B, ...]`; all pairs of different examples, so that row
-  `i` of `z_t` may come from row `i` of `x`.
+  `i` of `z_t` may come from row `i` of `x`. Examples are `num_blocks` rows each, which may depend
+  on one another; whole examples must not, so their times are drawn independently
+  (`DMMD.independent_times`): with times that cover [0, 1] evenly the estimate is biased.
   """
   num_categories, size = method.process.num_categories, len(x)
+  example = jnp.arange(size) // num_blocks
+  others = example[:, None] != example
   data = jax.nn.one_hot(x, num_categories)
   # What is decided is a certain token.
   undecided = method.process.active(z_t)[..., None]
@@ -89,7 +95,7 @@ def marginal_mmd2(method: KernelScore, log_p: jax.Array, x: jax.Array, z_t: jax.
 
   def mean_over_others(a, b):
     values = kernel(method, _agreement(method, a[:, None], b[None]), z_t.ndim - 1)
-    return (values.sum() - jnp.trace(values)) / (size * (size - 1))
+    return jnp.where(others, values, 0.0).sum() / (size * (size - num_blocks))
 
   return mean_over_others(p, p) + mean_over_others(data, data) - 2.0 * mean_over_others(p, data)
 
@@ -105,8 +111,8 @@ def kernel(method: KernelScore, agreement: jax.Array, num_axes: int) -> jax.Arra
   for scale in method.scales:
     inside = [jnp.asarray(_windows(side, scale.window, scale.stride)) for side in sides]
     for bandwidth in scale.bandwidths:
-      # log(c + (1 - c) a), accurate where c is near 1
-      logs = jnp.log1p(math.expm1(-1.0 / bandwidth) * (1.0 - agreement))
+      # log(c + (1 - c) a), accurate where c is near 1, finite where c vanishes in float32
+      logs = jnp.log1p(max(math.expm1(-1.0 / bandwidth), 1e-7 - 1.0) * (1.0 - agreement))
       if num_axes == 3:
         sums = jnp.einsum("...hwc,hi,wj->...ij", logs, *inside, precision="highest")
       else:

@@ -164,6 +164,7 @@ def make_losses(
     from_prior=c.from_prior,
     prediction=denoiser.prediction if c.loss == "bound" else "mean",
     num_blocks=denoiser.num_blocks,
+    independent_times=c.method != "dmmd" and c.score.objective == "marginal",
   )
 
   teacher_denoiser = denoiser.guided(c.guidance)
@@ -176,10 +177,8 @@ def make_losses(
   score_of = make_score(config, dataset, denoiser)
 
   def score_losses(eta, phi, theta, batch, key):
-    x = batch.tokens
     corrupt_key, noise_key, score_key = jax.random.split(key, 3)
-    blocks = method.num_blocks
-    start = dmmd.corrupt(method.process, c.steps, x, corrupt_key, c.from_prior, blocks)
+    start = dmmd.corrupt(method, batch.tokens, corrupt_key)
     z_t, _, t = (jnp.repeat(part, c.score.num_noises, axis=0) for part in start)
     log_p = student.given(batch).log_mean(eta, z_t, t, noise_key)
     score = score_of(theta, log_p, batch, z_t, t, score_key)
@@ -215,12 +214,12 @@ def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.A
   `log_mean`, `z_t` and `t` are those of all noises, as `dmmd.rollout` gives them; `batch` is the
   data that `z_t` came from.
   """
-  c = config.distill.score
+  c, distill = config.distill.score, config.distill
   method = kernel_score.KernelScore(
     denoiser.process, tuple(kernel_score.Scale(*scale) for scale in c.scales), c.category_bandwidth
   )
-  exact = config.distill.teacher == "exact"
-  teacher = denoiser.guided(config.distill.guidance)
+  exact = distill.teacher == "exact"
+  teacher = denoiser.guided(distill.guidance)
 
   def as_examples(a, axis):
     """Blocks as examples of their own: their laws, given the blocks before, are what is matched."""
@@ -237,11 +236,14 @@ def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.A
       if exact:
         predict = build.exact_teacher(dataset, denoiser.process)
       predict = functools.partial(predict, theta)
-      x = finish_sample(predict, denoiser.process, key, z_t, t, c.target_nfe).tokens
+      drawn = finish_sample(
+        predict, denoiser.process, key, z_t, t, c.target_nfe, distill.temperature, distill.top_p
+      )
+      x = drawn.tokens
     if denoiser.num_blocks > 1:
       log_mean, x, z_t = as_examples(log_mean, 1), as_examples(x, 0), as_examples(z_t, 0)
     if c.objective == "marginal":
-      return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t)
+      return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t, denoiser.num_blocks)
     return kernel_score.conditional_score(method, log_mean, x, z_t)
 
   return score

@@ -16,21 +16,6 @@ def trained_meaning(process, joint, z, t):
   return mean if isinstance(process, processes.Masked) else left_out
 
 
-def rate_bound(process, x, x_hat, i, t):
-  """The continuous-time bound of one position, written as in the papers; float64."""
-  a, slope = enumeration.alpha(process.schedule, t), enumeration.alpha_prime(process.schedule, t)
-  pi = enumeration.stationary(process)
-  pad = (0, process.num_states - K)
-  q, q_hat = (a * np.pad(p, pad) + (1 - a) * pi for p in (x, x_hat))
-  total = 0.0
-  for j in range(process.num_states):
-    if j != i and pi[i] > 0:
-      r = -slope / a * pi[i] * q[j] / q[i]
-      r_hat = -slope / a * pi[i] * q_hat[j] / q_hat[i]
-      total += (r * np.log(r / r_hat) if r > 0 else 0.0) - r + r_hat
-  return total
-
-
 @each_process
 @pytest.mark.parametrize("t", [0.05, 0.4, 0.95])
 def test_bound_equals_its_formula(process, t):
@@ -46,7 +31,7 @@ def test_bound_equals_its_formula(process, t):
   )
   for i, j in np.ndindex(z.shape):
     if enumeration.transition(process, 0.0, t)[x[i, j], z[i, j]] > 0:
-      expected = rate_bound(process, np.eye(K)[x[i, j]], x_hat[i, j], z[i, j], t)
+      expected = enumeration.rate_bound(process, np.eye(K)[x[i, j]], x_hat[i, j], z[i, j], t)
       np.testing.assert_allclose(got[i, j], expected, rtol=2e-5, atol=1e-5)
 
 
@@ -184,3 +169,97 @@ def test_times_cover_the_interval_evenly():
   grid = losses.sample_times(jax.random.key(1), 64, num_timesteps=8)
   values, counts = np.unique(np.round(np.asarray(grid) * 8), return_counts=True)
   assert values.tolist() == list(range(1, 9)) and counts.min() >= 7
+  assert (t >= 0).all() and (t < 1).all() and t[0] > 0
+  assert np.abs(t - np.sort(losses.sample_times(jax.random.key(2), 64))).min() > 1e-5
+
+
+def test_independent_times_are_uniform_and_not_even():
+  t = np.sort(losses.independent_times(jax.random.key(0), 4096))
+  assert t.shape == (4096,)
+  # Kolmogorov's distance to the uniform law, far less for times that cover the interval evenly.
+  distance = np.abs(t - (np.arange(4096) + 0.5) / 4096).max()
+  assert 0.2 < distance * np.sqrt(4096) < 1.9
+
+
+def test_plain_losses_by_hand():
+  process = processes.Masked(3)
+  target = jnp.array([[0.0, 1.0, 0.0], [0.2, 0.3, 0.5]])
+  log_x_hat = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
+  masked, t = jnp.array([3, 3]), jnp.array([0.5, 0.25])
+  found = losses.cross_entropy(process, target, log_x_hat, masked, t)
+  by_hand = [np.log(4.0), -0.7 * np.log(0.1) - 0.3 * np.log(0.8)]
+  np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+  found = losses.squared_error(process, target, log_x_hat, masked, t)
+  np.testing.assert_allclose(found, [0.875, 0.01 + 0.25 + 0.16], rtol=1e-5)
+  found = losses.bound(process, target, log_x_hat, masked, t)
+  np.testing.assert_allclose(found, np.array(by_hand) / [0.5, 0.25], rtol=1e-6)
+  for loss in (losses.cross_entropy, losses.squared_error, losses.bound):
+    assert loss(process, target, log_x_hat, jnp.array([1, 0]), t).tolist() == [0.0, 0.0]
+    every = loss(processes.Uniform(3), target, log_x_hat, jnp.array([1, 0]), t)
+    assert every.shape == (2,) and every.dtype == jnp.float32 and (every > 0).all()
+
+
+def test_weights():
+  t = jnp.array([0.0, 0.25, 1.0])
+  np.testing.assert_allclose(losses.elbo_weight(processes.Masked(3), t), [0.0, 4.0, 1.0])
+  polynomial = processes.Masked(3, schedules.Polynomial(3.0))
+  np.testing.assert_allclose(losses.elbo_weight(polynomial, t), [0.0, 12.0, 3.0], rtol=1e-6)
+  assert losses.constant_weight(polynomial, t).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_bound_of_nearly_equal_rates_is_exact():
+  """Where x_hat is near x, r log(r/r') - r + r' is a power series, to the last of its terms."""
+  process, t = processes.Uniform(K), 0.5
+  x = np.array([0.2, 0.3, 0.5])
+  for change in (8e-3, -8e-3, 2e-2):
+    x_hat = x + np.array([change / 2, 0.0, -change / 2])
+    q, q_hat = 0.5 * x + 0.5 / K, 0.5 * x_hat + 0.5 / K
+    d = np.log(q_hat / q) - np.log(q_hat / q)[1]
+    expected = (2.0 / K * q / q[1] * (np.expm1(d) - d)).sum()
+    with jax.enable_x64(True):
+      found = losses.bound(process, x[None], jnp.log(x_hat)[None], jnp.array([1]), jnp.array([t]))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("process", enumeration.make_processes(K, schedules.Linear())[1:])
+@pytest.mark.parametrize("step", [1, 2])
+def test_discrete_bound_where_a_prediction_underflows(process, step):
+  """exp(-200) is 0 in float32; its logarithm, and the gradient, are not lost."""
+  log_x_hat = np.array([-200.0, np.log(0.4), np.log(0.6)])
+  num_timesteps = 4
+  s, t = (step - 1) / num_timesteps, step / num_timesteps
+  pi = enumeration.stationary(process)
+  for z, x in np.ndindex(K, K):
+    q = enumeration.posterior(process, z, np.eye(K)[x], s, t)
+    p = (s > 0) * s * pi + (1 - s) * np.exp(log_x_hat)
+    p *= enumeration.transition(process, s, t)[:, z]
+    kl = (q[q > 0] * np.log(q[q > 0] / (p / p.sum())[q > 0])).sum()
+
+    def total(logits, z=z, x=x):
+      return losses.discrete_bound(
+        process,
+        jax.nn.one_hot(jnp.array([x]), K),
+        jax.nn.log_softmax(logits)[None],
+        jnp.array([z]),
+        jnp.array([t]),
+        num_timesteps,
+      )[0]
+
+    value, grad = jax.value_and_grad(total)(jnp.asarray(log_x_hat, jnp.float32))
+    np.testing.assert_allclose(value, num_timesteps * kl, rtol=1e-4, atol=1e-5)
+    # d KL / d log x_hat_j is the posterior share of x_hat_j in p less that in q.
+    share = (1 - s) * np.exp(log_x_hat) / ((s > 0) * s * pi + (1 - s) * np.exp(log_x_hat))
+    at_t = (1 - t) * np.exp(log_x_hat[z]) / (t * pi[z] + (1 - t) * np.exp(log_x_hat[z]))
+    by_log = -q * share + at_t * np.eye(K)[z]
+    expected = num_timesteps * (by_log - np.exp(log_x_hat) * by_log.sum())
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_discrete_bound_can_be_differentiated_in_the_target():
+  process, t = processes.Uniform(K), jnp.array([0.25])
+  grad = jax.grad(
+    lambda x: losses.discrete_bound(
+      process, x, jnp.log(jnp.full((1, K), 1 / K)), jnp.array([0]), t, 4
+    ).sum()
+  )(jnp.array([[0.0, 1.0, 0.0]]))
+  assert jnp.isfinite(grad).all()

@@ -5,7 +5,14 @@ import pytest
 
 from dmmd_jax.data import toy
 from dmmd_jax.diffusion import processes
-from dmmd_jax.diffusion.samplers import ancestral_sample, mean_entropy, truncate
+from dmmd_jax.diffusion.samplers import (
+  ancestral_sample,
+  finish_sample,
+  mean_entropy,
+  sample_autoregressively,
+  sample_blocks,
+  truncate,
+)
 
 
 def exact(joint, process):
@@ -74,3 +81,106 @@ def test_mean_entropy_ignores_inactive_positions_and_certain_categories():
   log_probs = jnp.array([[0.0, -jnp.inf], [jnp.log(0.5), jnp.log(0.5)]])
   np.testing.assert_allclose(mean_entropy(log_probs, jnp.array([False, True])), np.log(2.0))
   assert mean_entropy(log_probs, jnp.array([False, False])) == 0
+  assert truncate(log_probs) is log_probs
+  # The penalty falls on what is left of the tempered law, and by default excludes.
+  log_probs = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+  cold = np.array([0.25, 0.09, 0.04 * np.exp(-1.0)])  # 0.25 / 0.38 does not reach 0.7 alone
+  found = truncate(log_probs, temperature=0.5, top_p=0.7, penalty=1.0)
+  np.testing.assert_allclose(jnp.exp(found), cold / cold.sum(), rtol=1e-5)
+  np.testing.assert_allclose(jnp.exp(truncate(log_probs, 1.0, 0.4)), [1.0, 0.0, 0.0])
+
+
+FIXED = jnp.array([0.1, 0.6, 0.3])
+ENTROPY = -(0.1 * np.log(0.1) + 0.6 * np.log(0.6) + 0.3 * np.log(0.3))
+
+
+def draw(sampler, **settings):
+  """20,000 tokens of a network that says `FIXED` whatever it sees."""
+  process, key = processes.Masked(3), jax.random.key(0)
+
+  def predict(z, t, key):
+    return jnp.broadcast_to(jnp.log(FIXED), (*z.shape, 3))
+
+  if sampler == "ancestral":
+    return ancestral_sample(predict, process, key, (5000, 4), 2, **settings)
+  if sampler == "finish":
+    z = jnp.full((5000, 4), 3)
+    return finish_sample(predict, process, key, z, jnp.full(5000, 0.5), 2, **settings)
+  if sampler == "blocks":
+    return sample_blocks(
+      lambda memory, start, *args: predict(*args),
+      lambda memory, start, x: memory,
+      None, process, key, (5000, 4), 2, 2, **settings,
+    )  # fmt: skip
+  return sample_autoregressively(
+    lambda memory, i, previous: (jnp.broadcast_to(jnp.log(FIXED), (5000, 3)), memory),
+    None, key, (5000, 4), **settings,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "finish", "blocks", "autoregressive"])
+def test_every_sampler_tempers_truncates_and_by_default_does_neither(sampler):
+  plain, changed = draw(sampler), draw(sampler, temperature=0.5, top_p=0.8)
+  np.testing.assert_allclose(plain.entropy, ENTROPY, rtol=1e-4)
+  # The two likelier categories, in the ratio of their squares.
+  for samples, law in ((plain, FIXED), (changed, np.array([0.0, 0.8, 0.2]))):
+    assert samples.tokens.shape == (5000, 4) and samples.tokens.dtype == jnp.int32
+    for column in np.asarray(samples.tokens).T:
+      np.testing.assert_allclose(np.bincount(column, minlength=3) / 5000, law, atol=0.03)
+  # Positions are drawn independently of each other.
+  same = (plain.tokens[:, :1] == plain.tokens[:, 1:]).mean(0)
+  np.testing.assert_allclose(same, (FIXED**2).sum(), atol=0.03)
+
+
+def test_times_of_an_even_grid_from_each_start():
+  """A network that predicts the time at which it is asked: a quarter of the tokens each."""
+  process = processes.Masked(9)
+
+  def predict(z, t, key):
+    category = jnp.round(t * 8).astype(int)
+    certain = jnp.log(jnp.maximum(jax.nn.one_hot(category, 9), 1e-30))
+    return jnp.broadcast_to(certain[:, None], (*z.shape, 9))
+
+  z, start = jnp.full((2, 10_000), 9), jnp.array([1.0, 0.5])
+  x = np.asarray(finish_sample(predict, process, jax.random.key(0), z, start, 4).tokens)
+  for row, times in zip(x, ([2, 4, 6, 8], [1, 2, 3, 4]), strict=True):
+    share = np.bincount(row, minlength=9) / 10_000
+    np.testing.assert_allclose(share[times], 0.25, atol=0.03)
+    assert share[times].sum() == 1.0
+  whole = ancestral_sample(predict, process, jax.random.key(0), (1, 10_000), 4).tokens
+  assert set(np.unique(whole)) == {2, 4, 6, 8}
+
+
+def test_every_step_has_noise_of_its_own():
+  def predict(z, t, key):
+    category = jax.random.randint(key, (), 0, 1000)
+    certain = jnp.log(jnp.maximum(jax.nn.one_hot(category, 1000), 1e-30))
+    return jnp.broadcast_to(certain, (*z.shape, 1000))
+
+  x = ancestral_sample(predict, processes.Masked(1000), jax.random.key(0), (1, 64), 3).tokens
+  assert len(np.unique(x)) == 3
+
+
+def test_blocks_are_drawn_given_those_before():
+  """A block is the one before it and one, and where it begins in tens."""
+
+  def predict(memory, start, z, t, key):
+    category = memory + 1 + 10 * start
+    return jnp.broadcast_to(jnp.log(jax.nn.one_hot(category, 60))[:, None], (*z.shape, 60))
+
+  def remember(memory, start, x):
+    return x[:, 0] % 10
+
+  memory = jnp.array([0, 3])
+  args = processes.Masked(60), jax.random.key(0), (2, 6), 3, 2
+  x = sample_blocks(predict, remember, memory, *args).tokens
+  assert x.tolist() == [[1, 1, 22, 22, 43, 43], [4, 4, 25, 25, 46, 46]]
+
+
+def test_tokens_are_drawn_given_the_one_before():
+  def predict(memory, i, previous):
+    return jnp.log(jax.nn.one_hot(2 * previous + 3 + i + memory, 60)), memory + 1
+
+  memory = jnp.zeros(2, int)
+  x = sample_autoregressively(predict, memory, jax.random.key(0), (2, 3)).tokens
+  assert x.tolist() == [[1, 7, 21]] * 2

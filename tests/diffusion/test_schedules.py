@@ -1,7 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dmmd_jax.diffusion import losses, processes, schedules
 from tests import enumeration
 
 TIMES = np.array([0.0, 1e-6, 1e-3, 0.2, 0.5, 0.8, 0.999, 1 - 1e-6, 1.0])
@@ -22,3 +24,18 @@ def test_alpha_prime_is_the_derivative(schedule):
   t = TIMES[2:-2]
   expected = enumeration.alpha_prime(schedule, t)
   np.testing.assert_allclose(schedule.alpha_prime(jnp.asarray(t)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_defaults():
+  assert schedules.Polynomial() == schedules.Polynomial(2.0)
+
+
+def test_a_slope_that_is_infinite_at_zero_is_large():
+  """A power below 1: t = 0 is drawn once in 2^23 times, and must not end a run."""
+  schedule = schedules.Polynomial(0.5)
+  slope = schedule.alpha_prime(jnp.array([0.0, 1e-6, 0.25]))
+  np.testing.assert_allclose(slope, [-5e5, -500.0, -1.0], rtol=1e-5)
+  process, x = processes.Uniform(3, schedule), jnp.eye(3)[:1]
+  t, z = jnp.zeros(1), jnp.zeros(1, int)
+  grad = jax.grad(lambda log_x: losses.bound(process, x, log_x, z, t).sum())(jnp.log(x + 0.1))
+  assert jnp.isfinite(grad).all()

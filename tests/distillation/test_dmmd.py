@@ -170,3 +170,91 @@ def test_more_noises_see_the_same_corrupted_data():
   # Each is corrupted from its own example.
   kept = ~MASKED.process.active(z_t[:, 0])
   assert kept.any() and (jnp.where(kept, z_t[:, 0], X) == X).all()
+
+
+def test_defaults_are_the_papers():
+  assert dmmd.DMMD(MASKED.process) == dmmd.DMMD(
+    MASKED.process,
+    steps=8,
+    loss="cross_entropy",
+    auxiliary_target="soft",
+    teacher_weight=1.0,
+    weight="constant",
+    temperature=1.0,
+    top_p=1.0,
+    top_p_penalty=2.0,
+    renoise="posterior",
+    from_prior=False,
+    prediction="mean",
+    num_blocks=1,
+    independent_times=False,
+  )
+  assert dmmd.DMMD(MASKED.process) == MASKED
+
+
+def test_times_and_states_of_a_corruption():
+  x = jnp.zeros((4000, D), int)
+  z_t, s, t = dmmd.corrupt(dataclasses.replace(MASKED, steps=4), x, KEY)
+  np.testing.assert_allclose(np.diff(np.sort(s)), 1 / 4000, atol=1e-6)
+  inner = np.asarray(s) < 0.75
+  steps = np.asarray(t - s)[inner]
+  np.testing.assert_allclose([steps.mean(), steps.std()], [1 / 8, 0.25 / 12**0.5], atol=5e-3)
+  assert 0 <= steps.min() < 1e-3 and 0.249 < steps.max() <= 0.2501
+  assert t.max() == 1.0 and (t == 1.0).mean() > 0.05
+  assert abs(np.corrcoef(steps, np.asarray(s)[inner])[0, 1]) < 0.1
+  np.testing.assert_allclose((z_t == K).mean(1)[t == 1.0], 1.0)
+  early = (z_t == K)[t < 0.3].mean()
+  np.testing.assert_allclose(early, t[t < 0.3].mean(), atol=0.02)  # at t, not at s
+  _, s, t = dmmd.corrupt(dataclasses.replace(MASKED, independent_times=True), x, KEY)
+  assert np.diff(np.sort(s)).std() > 1e-4 and (t >= s).all()
+
+
+def test_blocks_have_times_of_their_own():
+  method = dataclasses.replace(MASKED, num_blocks=2)
+  z_t, s, t = dmmd.corrupt(method, X, KEY)
+  assert z_t.shape == s.shape == t.shape == (B, D)
+  for times in (s, t):
+    halves = times.reshape(B, 2, D // 2)
+    assert (halves == halves[..., :1]).all()
+  np.testing.assert_allclose(np.sort(s[:, :: D // 2].reshape(-1)) % (1 / 32), s.min(), atol=1e-6)
+
+
+def test_metrics_are_means_over_what_is_masked():
+  method = dataclasses.replace(MASKED, temperature=0.6, top_p=0.5, top_p_penalty=3.0)
+  r = dmmd.rollout(method, network, ETA, X, KEY)
+  generator, auxiliary, metrics = dmmd.dmmd_losses(method, NETWORKS, PHI, r)
+  p, at_t = np.exp(np.asarray(r.log_mean, np.float64)), np.asarray(r.z_t == K)
+  np.testing.assert_allclose(metrics["entropy"], -(p * np.log(p)).sum(-1)[at_t].mean(), rtol=1e-5)
+  theta = np.exp(np.asarray(teacher(r.z_s, r.s), np.float64) / 0.6)
+  theta /= theta.sum(-1, keepdims=True)
+  best = theta == theta.max(-1, keepdims=True)
+  order = np.sort(theta, -1)[..., ::-1].cumsum(-1)
+  kept = theta >= np.take_along_axis(
+    np.sort(theta, -1)[..., ::-1], (order < 0.5).sum(-1, keepdims=True), -1
+  )
+  assert (kept.sum(-1) > 1).any() and (best <= kept).all()
+  theta *= np.where(kept, 1.0, np.exp(-3.0))
+  theta /= theta.sum(-1, keepdims=True)
+  log_phi = np.asarray(network(PHI, r.z_s, r.s), np.float64)
+  gap = (theta * (np.log(theta) - log_phi)).sum(-1)
+  at_s = np.asarray(r.z_s == K)
+  np.testing.assert_allclose(metrics["teacher_auxiliary_gap"], gap[at_s].mean(), rtol=1e-4)
+  expected = (at_s[..., None] * p * (log_phi - np.log(theta))).sum() / (B * D)
+  np.testing.assert_allclose([generator, metrics["generator_loss"]], expected, rtol=1e-4)
+  expected = -(at_s[..., None] * (p + theta) * log_phi).sum() / (B * D)
+  np.testing.assert_allclose([auxiliary, metrics["auxiliary_loss"]], expected, rtol=1e-4)
+  # Nothing masked: nothing to average.
+  r = r._replace(z_t=X, z_s=X)
+  assert all(
+    float(value) == 0.0 for value in dmmd.dmmd_losses(method, NETWORKS, PHI, r)[2].values()
+  )
+
+
+def test_keys_of_a_rollout_are_its_own():
+  """Times, noise, sample and z_s each move with the key, and the sample follows the prediction."""
+  r, again = (dmmd.rollout(UNIFORM, network, ETA, X, key) for key in jax.random.split(KEY))
+  assert (r.s != again.s).all() and (r.x != again.x).any() and (r.z_s != again.z_s).any()
+  certain = [10.0 * jnp.eye(K + 1, K), jnp.zeros((K, K)), jnp.zeros(K)]
+  many = jnp.tile(X, (200, 1))
+  r = dmmd.rollout(UNIFORM, lambda eta, z, t, key: network(eta, z, t), certain, many, KEY)
+  assert (r.x == r.z_t).mean() > 0.99 and r.x.dtype == jnp.int32

@@ -155,3 +155,52 @@ def test_the_score_is_strictly_proper_on_a_grid_of_mixtures():
   best = grid[int(scores.argmin())]
   np.testing.assert_allclose(best, (0.5, 1.0, 0.0), atol=1e-9)
   assert np.sort(scores)[1] - scores.min() > 1e-4
+
+
+def test_marginal_pairs_are_of_different_examples():
+  """Rows of one example, its blocks, depend on each other: their pairs are left out."""
+  log_p, x, z_t = make_inputs(MASKED, seed=2)
+  log_p, x, z_t = log_p[0][:4], x[:4], z_t[:4]
+  laws = [law(p, z, MASKED) for p, z in zip(log_p, z_t, strict=True)]
+  laws_data = [(row == EVERY).all(1).astype(float) for row in x]
+  gram = np.array([[plain_kernel(a, b, SCALES) for b in EVERY] for a in EVERY])
+  pairs = [(i, j) for i in range(4) for j in range(4) if i // 2 != j // 2]
+  expected = np.mean(
+    [
+      laws[i] @ gram @ (laws[j] - 2 * laws_data[j]) + laws_data[i] @ gram @ laws_data[j]
+      for i, j in pairs
+    ]
+  )
+  args = jnp.asarray(log_p, jnp.float32), jnp.asarray(x), jnp.asarray(z_t)
+  found = marginal_mmd2(KernelScore(MASKED, SCALES), *args, num_blocks=2)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-3, 0.05, 0.06, 0.2, 1000.0])
+def test_kernels_and_gradients_of_every_bandwidth(bandwidth):
+  """Below 0.06 c is 0 in float32, and its logarithm was not a number in every other window."""
+  rows = np.array([[0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.5], [1.0, 1.0, 1.0, 1.0]])
+  method = KernelScore(MASKED, (Scale(2, 1, (bandwidth,)),))
+  c = math.exp(-1.0 / bandwidth)
+  tokens = c + (1 - c) * rows
+  values, grads = jax.vmap(jax.value_and_grad(lambda a: kernel(method, a, 1)))(jnp.asarray(rows))
+  expected = (tokens[:, 1:] * tokens[:, :-1]).mean(1)
+  np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+  by_hand = np.zeros_like(rows)
+  by_hand[:, 1:] += tokens[:, :-1]
+  by_hand[:, :-1] += tokens[:, 1:]
+  np.testing.assert_allclose(grads, (1 - c) * by_hand / 3, rtol=1e-4, atol=1e-6)
+
+
+def test_windows_are_strided_and_do_not_overhang():
+  """Of 7 tokens windows of 3 begin at 0, 2 and 4: each token that differs costs its windows."""
+  method = KernelScore(MASKED, (Scale(3, 2, (1.0,)),))
+  c = math.exp(-1.0)
+  found = kernel(method, 1.0 - jnp.eye(7), 1)
+  in_windows = np.array([1, 1, 2, 1, 2, 1, 1])
+  np.testing.assert_allclose(found, (3 - in_windows * (1 - c)) / 3, rtol=1e-5)
+  assert found.dtype == jnp.float32 and found.shape == (7,)
+
+
+def test_defaults_are_the_documented_ones():
+  assert KernelScore(MASKED) == KernelScore(MASKED, ((0, 1, (2.0, 8.0, 32.0)),), 0.0)
