@@ -10,13 +10,11 @@ from ml_collections import ConfigDict
 from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, shown
 from dmmd_jax.fields import FIELDS, PHASES
 
-__all__ = ["PHASES", "ConfigError", "apply_preset", "check", "check_devices", "differences"]
+__all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
 
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
 TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
 # Any other name, where dataset.shape says what an image is like, is one of data/images.py.
-
-_FROM_FILES = ("npz", "folder", "textfile")
 
 
 def example_shape(config: ConfigDict) -> tuple[int, ...]:
@@ -55,7 +53,7 @@ def _check_dataset(config: ConfigDict) -> None:
     f"phases has 'reference', a model of text, and dataset.name is {shown(dataset.name)}",
   )
   _require(
-    dataset.name not in _FROM_FILES or dataset.get("path"),
+    dataset.name not in ("npz", "folder", "textfile") or dataset.get("path"),
     f"dataset.name is {shown(dataset.name)} and dataset.path is ''; name the file or folder",
   )
   if not is_text:
@@ -84,8 +82,8 @@ def _check_presence(config: ConfigDict) -> None:
     f"the config has no {', '.join(missing)}, which {network} or {data} need; start from a config"
     " of configs/ that has it",
   )
-  networks_own = [n for n in special if n.startswith("network.") and has(config, n)]
-  others = [n for n in networks_own if network not in special[n]]
+  there = [n for n in special if n.startswith("network.") and has(config, n)]
+  others = [n for n in there if network not in special[n]]
   _require(
     not others, f"{network} has no {', '.join(others)}; leave it out, or change network.name"
   )
@@ -96,9 +94,7 @@ def _check_phases(phases: tuple[str, ...]) -> None:
   uses = {"distill": ("teacher",), "evaluate": ("teacher", "reference", "distill")}
   for i, phase in enumerate(phases):
     late = [used for used in uses.get(phase, ()) if used in phases[i:]]
-    _require(
-      not late, f"phases has {phase!r} before {', '.join(late)}, which it uses; expected it after"
-    )
+    _require(not late, f"phases has {phase!r} before {' and '.join(late)}; expected it after")
 
 
 def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
