@@ -90,7 +90,7 @@ def load_array(path: str) -> np.ndarray:
   if not isinstance(array, np.ndarray):
     array.close()
     raise ValueError(f"{path} holds several arrays; expected a .npy file with one")
-  return array.astype(array.dtype.newbyteorder("="), copy=False)
+  return array
 
 
 def find_run(path: str) -> epath.Path:
