@@ -52,6 +52,8 @@ STEPS = {"text": {"reference": 20, "teacher": 30, "distill": 20},
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of files that it does not need
 # How many of the kills wait until a checkpoint, or the results, are being written.
 _AIMED = {"": 0.7, "saving": 0.15, "reporting": 0.15}
+# So many at most before a run may end: most of them would fall into its last phase.
+_PER_RUN = 6
 _REPORTS = ("*.png", "*.md", "*results*")
 _LIMIT = 600.0
 
@@ -204,7 +206,8 @@ def torment(name: str, folder: pathlib.Path, number: int, seed: int) -> dict:
   kills, runs = [], 0
   while len(kills) < number:
     workdir = folder / f"{name}-{runs}"
-    of_run, problem = disturbed(name, workdir, spans, rng, number - len(kills))
+    budget = min(number - len(kills), _PER_RUN)
+    of_run, problem = disturbed(name, workdir, spans, rng, budget)
     kills, runs = kills + of_run, runs + 1
     if not problem:
       rows, states = result(name, workdir)

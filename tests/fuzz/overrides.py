@@ -169,6 +169,7 @@ def draw(rng: np.random.Generator) -> Case:
     what, overrides = pick(combinations(config).items())
     args = [f"--config.{field}={value}" for field, value in overrides.items()]
     mentions = tuple(field.rpartition(".")[2] for field in overrides)
+    mentions += ("no trained teacher", "no reference") if "phases" in overrides else ()
     kind = f"together: {what}"
   else:
     by_type = {type(default): [] for default in fields.values()}  # there are few tuples and bools
