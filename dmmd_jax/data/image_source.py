@@ -97,7 +97,7 @@ def decode(
 
   try:
     with Image.open(file, formats=formats) as image:
-      return image.mode, np.array(image.convert(mode or image.mode))
+      return image.mode, np.array(image.convert(mode) if mode else image)
   except Image.UnidentifiedImageError as error:
     raise ImageError(f"it is not {' or '.join(formats)}") from error
   except Exception as error:  # broken files raise nearly anything
