@@ -68,8 +68,10 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
   # In blocks: two steps, and one evaluation that writes the block to the cache.
   assert models == {("teacher", 3), ("student", 3), ("autoregressive", 16)}
   assert {"Teacher (upper bound)", "Trigram model, Kneser-Ney"} == set(results["bits_per_token"])
-  value, stderr = results["reference"]["gradient_moment"]
-  assert abs(value) < 10 * stderr
+  assert results["reference_split"] == "validation"
+  # Two blocks of eight texts are too few for an error to hold on to.
+  moments = {r["model"]: r["value"] for r in results["rows"] if r["metric"] == "gradient_moment"}
+  assert abs(results["reference"]["gradient_moment"][0]) < moments["teacher"] / 2
   assert "sha256" in printed and "bits per token of the held-out split" in printed
   samples = (evaluate / "samples.md").read_text()
   assert "## student, 2 steps" in samples and samples.count("---") == 3 * 7

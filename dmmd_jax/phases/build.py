@@ -48,7 +48,8 @@ def make_images(config) -> Dataset:
     )
   if config.network.classes and not dataset.num_classes:
     raise images.ImageError(f"network.classes is True; {c.name} has no labels")
-  if config.evaluate.split == "validation" and dataset.validation is None:
+  chooses = "evaluate" in config.get("phases", ()) and config.evaluate.split == "validation"
+  if chooses and dataset.validation is None:
     raise images.ImageError(
       f"evaluate.split is validation; {c.name} has no such split: set it to held_out"
     )

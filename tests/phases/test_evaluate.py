@@ -157,6 +157,8 @@ def test_images_without_a_validation_split_cannot_choose_settings(tmp_path):
   config.evaluate.split = "validation"
   with pytest.raises(ImageError, match=r"evaluate.split is validation; npz has no such split"):
     build.make_dataset(config)
+  del config.evaluate, config.phases  # as a teacher's record is, of which samples are drawn
+  assert len(build.make_dataset(config).train) == 18
 
 
 # Settings of the teacher
