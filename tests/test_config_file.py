@@ -149,11 +149,10 @@ def test_a_config_of_ones_own_runs_and_its_argument_arrives(tmp_path):
 
 def test_a_value_of_another_type_than_the_files_is_set(tmp_path):
   """Whole numbers are fine where a float is meant; the file's type binds nobody."""
-  path = users(tmp_path, "del config.distill.guidance; config.distill.guidance = 0")
-  lines = "config.distill.update(guidance=0); config.network.classes = True"
-  config = load("--config.distill.guidance=.5", path=users(tmp_path, lines))
-  assert config.distill.guidance == 0.5
+  line = "del config.distill.guidance; config.distill.guidance = 0; config.network.classes = True"
+  path = users(tmp_path, line)
   assert load(path=path).distill.guidance == 0
+  assert load("--config.distill.guidance=.5", path=path).distill.guidance == 0.5
 
 
 def test_fields_of_presets_are_set_by_hand_and_checked():

@@ -51,7 +51,7 @@ def test_rules(rule, right, wrong):
     (Whole(), "-12", -12),
     (Whole(), "1_000", 1000),
     (Whole(), "1e3", 1000.0),  # which the rule refuses
-    (Whole(), "(1)(2)", "(1)(2)"),  # of which Python would warn
+    (Whole(), r"'\d'", r"\d"),  # of which Python would warn
     (Real("[0, 1)"), "1e-3", 1e-3),
     (Real("[0, 1)"), "0", 0.0),
     (Real("[0, 1)"), "nan", "nan"),
@@ -72,10 +72,10 @@ def test_rules(rule, right, wrong):
     (Items(PAIR), "((1,(2.0,)),)", ((1, (2.0,)),)),
   ],
 )
-@pytest.mark.filterwarnings("error")
-def test_texts_of_the_command_line(rule, text, value):
+def test_texts_of_the_command_line(rule, text, value, recwarn):
   read = rule.read(text)
   assert read == value and type(read) is type(value)
+  assert not recwarn.list
 
 
 def test_every_field_is_explained():
@@ -126,7 +126,9 @@ def decay_of(name: str):
 
 
 def noise_of(name: str):
-  drawn = noise.sample_noise(jax.random.key(0), name, 2, (4, 4, 1), 3)
+  drawn = jax.eval_shape(
+    lambda key: noise.sample_noise(key, name, 2, (4, 4, 1), 3), jax.random.key(0)
+  )
   return None if drawn is None else drawn.shape
 
 
