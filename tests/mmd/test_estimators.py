@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from dmmd_jax.mmd import mmd2, two_sample_test
+from dmmd_jax.mmd import estimators, mmd2, two_sample_test
 from dmmd_jax.mmd.kernels import Hamming, Kernel, Linear, Polynomial
 
 
@@ -124,11 +124,15 @@ class Watched(Kernel):
 
 
 @pytest.mark.parametrize(("size", "block"), [(54, 14), (64, 16), (65, 13), (10, 10)])
-def test_memory_is_that_of_even_blocks(size, block):
-  kernel = Watched()
+def test_memory_is_that_of_even_blocks(size, block, monkeypatch):
+  kernel, lengths, sum_blocks = Watched(), [], estimators._sum_blocks
+  monkeypatch.setattr(
+    estimators, "_sum_blocks", lambda *args: lengths.append(len(args[3])) or sum_blocks(*args)
+  )
   x, y = np.zeros((7, 3), int), np.zeros((size - 7, 3), int)
   found = mmd2(x, y, kernel, block_size=16)
   assert set(kernel.shapes) == {((block, 3), (block, 3))}
+  assert lengths == [-(-size // block) * block]
   assert found == (0.0, 0.0, 1.0, 1.0, 1.0)
 
 
