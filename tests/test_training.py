@@ -149,7 +149,7 @@ def test_a_part_of_a_checkpoint_can_be_read(tmp_path):
   mesh = parallel.make_mesh()
   state = training.train(job(), tmp_path, RUN, mesh)
   abstract = {"seen": jax.ShapeDtypeStruct((), jnp.int32, sharding=parallel.replicated(mesh))}
-  part = checkpoints.restore_part(tmp_path / "checkpoints", abstract)
+  part = checkpoints.restore_part(tmp_path / "checkpoints", 10, abstract)
   assert set(part) == {"seen"} and int(part["seen"]) == int(state["seen"])
 
 

@@ -17,6 +17,7 @@ from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.networks import noise, transformer, uvit
 from dmmd_jax.networks.layers import Cache
+from dmmd_jax.workdir import latest_step
 
 # Examples whose tokens are counted for the marginal process.
 _COUNTED = 1_000_000
@@ -239,7 +240,8 @@ def load_ema(
   boxed = jax.eval_shape(init, jax.random.key(0))
   shardings = parallel.state_shardings(mesh, boxed)
   abstract = checkpoints.abstract_like(nn.unbox(boxed), shardings)
-  return checkpoints.restore_part(phase_dir / "checkpoints", {"ema": abstract})["ema"]
+  step = latest_step(phase_dir)
+  return checkpoints.restore_part(phase_dir / "checkpoints", step, {"ema": abstract})["ema"]
 
 
 def exact_teacher(dataset: Dataset, process: processes.Process):
