@@ -3,6 +3,12 @@
 Heavy packages are imported only after the config has been checked.
 """
 
+from dmmd_jax import signals
+
+if __name__ == "__main__":  # before all that takes a while
+  signals.end_in_one_line("dmmd_jax", "; the same command goes on from the last checkpoint")
+
+import contextlib
 import importlib
 import pathlib
 import sys
@@ -13,6 +19,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from dmmd_jax import config as config_checks
+from dmmd_jax import storage
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.command import keep_compiled_programs
 
@@ -28,6 +35,8 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)  # jax and orbax tell at length about what is normal
+  # What fails in the threads of orbax is raised here, too.
+  logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
   if len(argv) > 1:
     _exit(f"unexpected arguments {argv[1:]}; options begin with --")
   if _CONFIG.value is None:
@@ -46,32 +55,47 @@ def main(argv: list[str]) -> None:
     from dmmd_jax import hosts
 
     hosts.join()
-    config_checks.check_devices(config, jax.device_count())
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(hosts.hold(workdir))
+      config_checks.check_devices(config, jax.device_count())
+      running = stack.pop_all()
   except (config_checks.ConfigError, OSError) as error:  # OSError: no such config file
     _exit(str(error))
+  with running:
+    _run(config, name, workdir)
 
-  from dmmd_jax import training
+
+def _run(config, name: str, workdir: epath.Path) -> None:
+  """Runs the phases; whatever may be expected to go wrong ends in one line."""
+  import jax
+
+  from dmmd_jax import hosts, training
+  from dmmd_jax.checkpoints import CheckpointError
   from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.data.images import ImageError
   from dmmd_jax.networks.weights import WeightsError
 
   try:
     _run_phases(config, name, workdir)
-  except (TextError, ImageError, WeightsError) as error:
+  except (TextError, ImageError, WeightsError, CheckpointError) as error:
     _exit(str(error))
   except training.NonFiniteError as error:
     _exit(str(error), 1)
   except training.StoppedError as error:
-    _exit(str(error), 143)
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
-      raise
-    hosts.leave(f"another one seems to be lost ({str(error).splitlines()[0][:200]})")
+    _exit(str(error), 128 + error.number)
   except Exception as error:
-    if jax.process_count() == 1:
-      raise
-    traceback.print_exc()
-    hosts.leave(f"{type(error).__name__}, see above")  # the others would wait for it
+    trouble = storage.trouble(error, workdir)
+    if jax.process_count() > 1:
+      # The others would wait for this one.
+      if isinstance(error, jax.errors.JaxRuntimeError):
+        trouble = f"another one seems to be lost ({str(error).splitlines()[0][:200]})"
+      elif not trouble:
+        traceback.print_exc()
+        trouble = f"{type(error).__name__}, see above"
+      hosts.leave(trouble)
+    if trouble:
+      signals.end(f"dmmd_jax: {trouble}", 1)  # orbax would try once more to save
+    raise
 
 
 def _run_phases(config, name: str, workdir: epath.Path) -> None:
