@@ -27,10 +27,11 @@ def run(config, workdir: epath.Path, unfinished: bool = False) -> None:
       for phase in config.phases:
         run_phase(config, phase, dataset, workdir, mesh, unfinished)
       return
-    except checkpoints.CheckpointError as error:
+    except checkpoints.DamagedModelError as error:
       if not _made_here(config, workdir, error):
         raise
-      print(f"dmmd_jax: {error}", file=sys.stderr)
+      if jax.process_index() == 0:
+        print(f"dmmd_jax: {error}", file=sys.stderr)
       checkpoints.set_aside(error.directory, error.step)
 
 
@@ -59,10 +60,10 @@ def run_phase(
   _agreed(True)  # the next phase reads the record
 
 
-def _made_here(config, workdir: epath.Path, error: checkpoints.CheckpointError) -> bool:
+def _made_here(config, workdir: epath.Path, error: checkpoints.DamagedModelError) -> bool:
   """Whether the damaged checkpoint is of a phase that this run can go on with by itself."""
   folder = error.directory.parent
-  return jax.process_count() == 1 and folder.parent == workdir and folder.name in config.phases
+  return folder.parent == workdir and folder.name in config.phases
 
 
 def _agreed(value: bool) -> bool:

@@ -1,16 +1,20 @@
 """Starts the processes of a run that has several, and ends them when one is lost."""
 
 import atexit
+import contextlib
 import importlib.util
 import itertools
 import os
-import sys
 import threading
 import time
+from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
+from etils import epath
 from jax._src.distributed import global_state  # what jax.experimental.multihost_utils uses
 
+from dmmd_jax import lock, signals
 from dmmd_jax.config import ConfigError
 
 # A process that says nothing for so long is lost, and the others end.
@@ -47,7 +51,7 @@ def join() -> None:
     except ValueError:  # libtpu is installed, but this is no TPU
       if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         raise
-  if jax.process_count() > 1:
+  if global_state.num_processes > 1:  # asking jax would take the devices, before the lock is ours
     finished = threading.Event()
     watch = threading.Thread(target=_watch, args=(patience, finished), daemon=True)
     watch.start()
@@ -55,20 +59,37 @@ def join() -> None:
     atexit.register(lambda: (finished.set(), watch.join()))
 
 
-def leave(reason: str) -> None:
+@contextlib.contextmanager
+def hold(workdir: epath.Path) -> Iterator[None]:
+  """The lock of `workdir`, which process 0 takes for all; see `lock.hold`."""
+  with contextlib.ExitStack() as stack:
+    problem = ""
+    if global_state.process_id == 0:
+      try:
+        stack.enter_context(lock.hold(workdir))
+      except (ConfigError, OSError) as error:
+        if global_state.num_processes == 1:
+          raise
+        problem = str(error)
+    if global_state.num_processes > 1:
+      problem = _from_process_0("lock", problem)
+    if problem:
+      raise ConfigError(problem)
+    yield
+
+
+def leave(reason: str) -> NoReturn:
   """Ends this process at once: leaving in good order would wait for the one that is lost."""
-  print(
-    f"dmmd_jax: process {jax.process_index()} stops: {reason}. Start all of them again: the run"
+  signals.end(
+    f"dmmd_jax: process {global_state.process_id} stops: {reason}. Start all of them again: the run"
     " goes on from its last checkpoint",
-    file=sys.stderr,
-    flush=True,
+    1,
   )
-  os._exit(1)
 
 
 def _watch(patience: float, finished: threading.Event) -> None:
   """Says again and again that this process lives, and looks whether the others do."""
-  others = [i for i in range(jax.process_count()) if i != jax.process_index()]
+  others = [i for i in range(global_state.num_processes) if i != global_state.process_id]
   said, heard = dict.fromkeys(others, ""), dict.fromkeys(others, time.monotonic())
   for beat in itertools.count():
     _say(str(beat))
@@ -83,9 +104,17 @@ def _watch(patience: float, finished: threading.Event) -> None:
   _say(_FINISHED)
 
 
+def _from_process_0(name: str, word: str) -> str:
+  """What process 0 says of `name`, to all; they wait for as long as it lives."""
+  key = f"dmmd/{name}"
+  if global_state.process_id == 0:
+    global_state.client.key_value_set(key, word)
+  return global_state.client.blocking_key_value_get(key, 24 * 3600 * 1000)
+
+
 def _say(word: str) -> None:
   try:
-    global_state.client.key_value_set(_key(jax.process_index()), word, allow_overwrite=True)
+    global_state.client.key_value_set(_key(global_state.process_id), word, allow_overwrite=True)
   except jax.errors.JaxRuntimeError:
     leave("process 0 is lost, which keeps the others together")
 

@@ -3,16 +3,23 @@
 Heavy packages are imported only after the config has been checked.
 """
 
+from dmmd_jax import signals
+
+if __name__ == "__main__":  # before all that takes a while
+  signals.end_in_one_line("dmmd_jax", "; the same command goes on from the last checkpoint")
+
+import contextlib
 import pathlib
 import sys
 import traceback
 
 from absl import app, flags, logging
+from etils import epath
 
 from dmmd_jax import config as config_checks
-from dmmd_jax import config_file, records
+from dmmd_jax import config_file, records, storage
 from dmmd_jax import workdir as workdirs
-from dmmd_jax.command import keep_compiled_programs
+from dmmd_jax.command import keep_compiled_programs, one_line
 
 _CONFIG = flags.DEFINE_string(
   "config", None, "Experiment, a file of configs/; override with --config.section.field=value."
@@ -30,6 +37,8 @@ _UNFINISHED = flags.DEFINE_boolean(
 
 def main(overrides: dict[str, str]) -> None:
   logging.set_verbosity(logging.WARNING)  # jax and orbax tell at length about what is normal
+  # What fails in the threads of orbax is raised here, too.
+  logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
   if not _CONFIG.value:
     _exit("no --config; try --config=configs/digits_dmmd.py")
   name = pathlib.Path(_CONFIG.value.partition(":")[0]).stem
@@ -45,11 +54,22 @@ def main(overrides: dict[str, str]) -> None:
     from dmmd_jax import hosts
 
     hosts.join()
-    config_checks.check_devices(config, jax.device_count())
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(hosts.hold(workdir))
+      config_checks.check_devices(config, jax.device_count())
+      running = stack.pop_all()
   except (config_checks.ConfigError, OSError) as error:  # OSError: no such config file
     _exit(str(error))
+  with running:
+    _run(config, workdir)
 
-  from dmmd_jax import experiment, training
+
+def _run(config, workdir: epath.Path) -> None:
+  """Runs the phases; whatever may be expected to go wrong ends in one line."""
+  import jax
+
+  from dmmd_jax import experiment, hosts, training
+  from dmmd_jax.checkpoints import CheckpointError
   from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.data.images import ImageError
   from dmmd_jax.networks.weights import WeightsError
@@ -58,21 +78,25 @@ def main(overrides: dict[str, str]) -> None:
     experiment.run(config, workdir, _UNFINISHED.value)
   except config_checks.ConfigError as error:
     _exit(str(error))
-  except (TextError, ImageError, WeightsError) as error:
+  except (TextError, ImageError, WeightsError, CheckpointError) as error:
     _exit(str(error))
   except training.NonFiniteError as error:
     _exit(str(error), 1)
   except training.StoppedError as error:
-    _exit(str(error), 143)
-  except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
-      raise
-    hosts.leave(f"another one seems to be lost ({str(error).splitlines()[0][:200]})")
+    _exit(str(error), 128 + error.number)
   except Exception as error:
-    if jax.process_count() == 1:
-      raise
-    traceback.print_exc()
-    hosts.leave(f"{type(error).__name__}, see above")  # the others would wait for it
+    trouble = storage.trouble(error, workdir)
+    if jax.process_count() > 1:
+      # The others would wait for this one.
+      if isinstance(error, jax.errors.JaxRuntimeError):
+        trouble = f"another one seems to be lost ({str(error).splitlines()[0][:200]})"
+      elif not trouble:
+        traceback.print_exc()
+        trouble = f"{type(error).__name__}, see above"
+      hosts.leave(trouble)
+    if trouble:
+      signals.end(f"dmmd_jax: {trouble}", 1)  # orbax would try once more to save
+    raise
 
 
 def parse(argv: list[str]) -> dict[str, str]:
@@ -92,7 +116,7 @@ def parse(argv: list[str]) -> dict[str, str]:
 
 
 def _exit(message: str, code: int = 2) -> None:
-  print("dmmd_jax:", " ".join(message.split()), file=sys.stderr)
+  print("dmmd_jax:", one_line(message), file=sys.stderr)
   sys.exit(code)
 
 

@@ -16,7 +16,7 @@ import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dmmd_jax import checkpoints, parallel
+from dmmd_jax import checkpoints, parallel, signals
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.progress import progress_bar
 
@@ -26,7 +26,11 @@ class NonFiniteError(Exception):
 
 
 class StoppedError(Exception):
-  """The run was asked to stop (SIGTERM or SIGINT) and has saved its state."""
+  """The run was asked to stop and has saved its state; `number` is the signal's."""
+
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.number = number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +126,11 @@ def gradients(loss: Callable, params, batch, key: jax.Array, parts: int = 1):
 
 
 def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
-  """Runs `job` to its last step, from the last checkpoint below `directory` if there is one.
+  """Runs `job` to its last step, from the last undamaged checkpoint below `directory` if any.
 
   `config` has `seed`, `log_every`, `checkpoint_every`, `keep_checkpoints` and `tensorboard`.
-  Returns the final state. Raises `NonFiniteError`, and `StoppedError` after a signal; checkpoints
-  saved before stay.
+  Returns the final state. Raises `NonFiniteError`, `StoppedError` after a signal, and
+  `CheckpointError`; checkpoints saved before stay.
   """
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   shardings = parallel.state_shardings(mesh, jax.eval_shape(job.init, init_key, job.given))
@@ -137,61 +141,66 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
   def step_fn(state, batch, step):
     return job.step(state, batch, jax.random.fold_in(run_key, step))
 
-  with checkpoints.open_manager(directory / "checkpoints", config.keep_checkpoints) as manager:
-    start = manager.latest_step() or 0
-    if start:
-      abstract = checkpoints.abstract_like(jax.eval_shape(init, init_key, job.given), shardings)
-      state = checkpoints.restore(manager, start, abstract)
-    else:
-      state = init(init_key, job.given)
-    log = _Log(job, directory, start, config)
-    size = job.batches.size
-    rows = parallel.local_rows(mesh, size)
-    with _StopFlag() as stop, log, parallel.use(mesh):
-      batches = job.batches.read(start, rows) if start < job.num_steps else iter(())
-      for step, batch in zip(range(start, job.num_steps), batches, strict=False):
-        state, metrics = step_fn(state, parallel.place_batch(mesh, batch, rows, size), step)
-        log.add(step + 1, metrics)
-        last, stopped = step + 1 == job.num_steps, stop.requested(step)
-        if last or stopped or (step + 1) % config.checkpoint_every == 0:
-          log.flush()  # raises before a state that is not finite could be saved
-          checkpoints.save(manager, step + 1, state)
-        if stopped and not last:
-          manager.wait_until_finished()
-          raise StoppedError(f"stopped {job.name} at step {step + 1}, saved; run again to continue")
+  folder = directory / "checkpoints"
+  abstract = checkpoints.abstract_like(jax.eval_shape(init, init_key, job.given), shardings)
+  start, state = checkpoints.restore_newest(folder, abstract)
+  if not start:
+    state = init(init_key, job.given)
+  log = _Log(job, directory, start, config)
+  size = job.batches.size
+  rows = parallel.local_rows(mesh, size)
+  with (
+    _Stop() as stop,
+    checkpoints.open_manager(folder, config.keep_checkpoints) as manager,
+    log,
+    parallel.use(mesh),
+  ):
+    batches = job.batches.read(start, rows) if start < job.num_steps else iter(())
+    for step, batch in zip(range(start, job.num_steps), batches, strict=False):
+      state, metrics = step_fn(state, parallel.place_batch(mesh, batch, rows, size), step)
+      log.add(step + 1, metrics)
+      last, stopped = step + 1 == job.num_steps, stop.requested(step)
+      if last or stopped or (step + 1) % config.checkpoint_every == 0:
+        log.flush()  # raises before a state that is not finite could be saved
+        checkpoints.save(manager, step + 1, state)
+        log.saved = step + 1
+      if stopped:
+        break
     manager.wait_until_finished()
+    if number := stop.number:
+      raise StoppedError(
+        f"stopped {job.name} at step {log.saved}, saved; run again to continue", number
+      )
   return state
 
 
-class _StopFlag:
-  """Notes SIGTERM and SIGINT instead of dying of them, so that the loop can save first.
+class _Stop(signals.Noted):
+  """Notes SIGTERM and SIGINT instead of ending, so that the loop can save first.
 
   Several processes have to stop at the same step. Jax notes a SIGTERM to any of them (not SIGINT)
   and agrees with the others on a step that none has passed.
   """
 
   def __enter__(self):
-    self._noted = False
     self._alone = jax.process_count() == 1
-    signals = (signal.SIGTERM, signal.SIGINT) if self._alone else ()
-    self._previous = {s: signal.signal(s, self._note) for s in signals}
-    return self
+    return super().__enter__() if self._alone else self
 
   def requested(self, step: int) -> bool:
-    return self._noted if self._alone else multihost_utils.reached_preemption_sync_point(step)
+    self.armed = True  # there is a step to save, and it has been compiled
+    if not self._alone and multihost_utils.reached_preemption_sync_point(step):
+      self.number = signal.SIGTERM
+    return self.number > 0
 
-  def __exit__(self, *_):
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _note(self, *_):
-    self._noted = True
+  def __exit__(self, *error):
+    if self._alone:
+      super().__exit__(*error)
 
 
 class _Log:
   """Progress bar and TensorBoard; looks at a step's metrics while the next one is running."""
 
   def __init__(self, job: Job, directory: epath.Path, start: int, config):
+    self.saved = start  # the step of the newest checkpoint, 0 without
     self._every = config.log_every
     self._pending = None
     self._window = []
@@ -228,9 +237,12 @@ class _Log:
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
+      kept = (
+        f"the checkpoint of step {self.saved} is kept" if self.saved else "nothing is saved yet"
+      )
       raise NonFiniteError(
-        f"{bad[0]} is {metrics[bad[0]]} at step {step}; the checkpoint before it is kept."
-        " Lower the learning rate or the clipping norm"
+        f"{bad[0]} is {metrics[bad[0]]} at step {step}; {kept}. Lower the learning rate or the"
+        " clipping norm"
       )
     self._window.append(metrics)
     self._bar.update()

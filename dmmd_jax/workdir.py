@@ -97,7 +97,8 @@ def latest_step(phase_dir: epath.Path) -> int:
   """The step of the last finished checkpoint of a phase; 0 where there is none."""
   checkpoints = phase_dir / "checkpoints"
   names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
-  steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+  numbers = [int(name) for name in names if name.isdecimal()]
+  steps = sorted((n for n in numbers if str(n) in names), reverse=True)
   return next((step for step in steps if _is_whole(checkpoints / str(step))), 0)
 
 

@@ -1,19 +1,24 @@
 """A workdir in a bucket of Google Cloud Storage, which an emulator keeps in this process."""
 
+import contextlib
 import functools
 import http.server
 import json
+import os
 import ssl
 import threading
 from http import HTTPStatus
 
 import pytest
 import trustme
+from etils import epath
 from gcp_storage_emulator import server
+from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 from google.cloud import storage
 
+from dmmd_jax import lock
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
 from tests.conftest import ONE_DEVICE
@@ -61,11 +66,31 @@ def download(read, request, response, storage):
       response.write_file(b"")
 
 
+UPLOADS = threading.Lock()
+
+
+def upload(write, request, response, storage):
+  """Refuses to write over another generation than the one named; 0 is none."""
+  wanted = request.query.get("ifGenerationMatch")
+  with UPLOADS:
+    try:
+      names = request.params["bucket_name"], request.data["meta"]["name"]
+      found = storage.get_file_obj(*names)["generation"]
+    except NotFound:
+      found = "0"
+    if wanted and found != wanted[0]:
+      response.status = HTTPStatus.PRECONDITION_FAILED
+    else:
+      write(request, response, storage)
+
+
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
   """The bucket `runs`; the environment leads every client to it, without credentials."""
   monkeypatch.setattr(server, "_read_data", functools.partial(read_data, server._read_data))
   monkeypatch.setattr(objects, "download", functools.partial(download, objects.download))
+  upload_one = functools.partial(upload, objects._multipart_upload)
+  monkeypatch.setattr(objects, "_multipart_upload", upload_one)
   kept = Storage(use_memory_fs=True)
   buckets.create_bucket("runs", kept)
   httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, kept))
@@ -95,6 +120,9 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
   killed = bucket.blob("mine/teacher/checkpoints/20/default/d/1")
   for blob in (killed, bucket.blob("mine/teacher/checkpoints/20/")):  # no whole checkpoint
     blob.upload_from_string(b"")
+  for name in ("default/d/1", "_CHECKPOINT_METADATA", "commit_success.txt"):  # a damaged one
+    bucket.blob(f"mine/teacher/checkpoints/15/{name}").upload_from_string(b"garbage")
+  bucket.blob("mine/lock").upload_from_string(json.dumps(lock._identity() | {"started": "1"}))
   done = run_main(
     *TINY,
     "--config.phases=('teacher','evaluate')",
@@ -112,8 +140,51 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
     assert sizes[f"evaluate/{name}"] > 100
   (log,) = (name for name in sizes if name.startswith("teacher/tensorboard/events"))
   assert sizes[log] > 200  # more than its head
+  assert "damaged checkpoints of gs://runs/mine/teacher/checkpoints: 15 (" in done.stderr
+  assert sizes["teacher/damaged/15/default/d/1"] == len("garbage") and "lock" not in sizes
   recorded = json.loads(bucket.blob("mine/teacher/config.json").download_as_bytes())
   assert recorded["teacher"]["num_steps"] == 20
+
+
+def test_a_bucket_has_one_run_at_a_time(bucket, monkeypatch):
+  monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 0.6)
+  workdir, blob = epath.Path("gs://runs/mine"), bucket.blob("mine/lock")
+  elsewhere = json.dumps(lock._identity() | {"host": "elsewhere", "pid": 7})
+  blob.upload_from_string(elsewhere)
+  finished = threading.Event()
+
+  def beat():
+    while not finished.wait(0.1):
+      blob.upload_from_string(elsewhere)
+
+  other = threading.Thread(target=beat)
+  other.start()
+  with pytest.raises(ConfigError, match="in use by process 7 on elsewhere"), lock.hold(workdir):
+    pass
+  finished.set()
+  other.join()
+  with (
+    lock.hold(workdir),
+    pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"),
+    lock.hold(workdir),
+  ):
+    pass
+  assert not blob.exists()
+
+
+def test_of_many_that_find_a_dead_lock_in_a_bucket_one_wins(bucket):
+  dead = json.dumps(lock._identity() | {"started": "1"})
+  bucket.blob("mine/lock").upload_from_string(dead)
+  entries = [lock._Blob("gs://runs/mine") for _ in range(4)]
+  found, won = [entry.read() for entry in entries], []
+  assert [text for text, _ in found] == [dead] * 4
+  for i, entry in enumerate(entries):
+    with contextlib.suppress(lock._ChangedError):
+      won.append(entry.write(f"mine {i}", found[i][1]))
+  assert len(won) == 1 and entries[0].read() == ("mine 0", won[0])
+  assert entries[0].touch(won[0]) != won[0]
+  with pytest.raises(lock._ChangedError):
+    entries[1].touch(won[0])
 
 
 @pytest.mark.parametrize("name", ["s3://runs/mine", "gs://", "gs:///runs"])

@@ -12,7 +12,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
+from dmmd_jax import lock
 from tests.conftest import QUICK
 from tests.test_main import run_main
 from tests.test_training import TOY, equal, final_files, newest
@@ -147,7 +149,7 @@ def test_when_one_is_killed_the_other_ends_and_both_resume_bit_identical(tmp_pat
   last = (tmp_path / "killed.0").read_text().strip().splitlines()[-1]
   assert ("process 0 stops" in last and "is lost" in last) or "seems to be lost" in last
   assert "Start all of them again" in last
-  assert 7 <= steps(workdir) < 35
+  assert 7 <= steps(workdir) < 35 and not (workdir / "lock").exists()
   finish(start(command, 2, tmp_path / "again"), tmp_path / "again")
   assert equal(final_files(workdir, "teacher", 35), whole)
 
@@ -169,6 +171,16 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_another_mesh_goes_on(tmp
     final_files(workdir, "teacher", 35),
     whole,
   )
+
+
+def test_all_processes_end_when_another_run_has_the_workdir(tmp_path):
+  command = [*MAIN, f"--workdir={tmp_path / 'run'}"]
+  with lock.hold(epath.Path(tmp_path / "run")):
+    processes = start(command, 2, tmp_path / "second")
+    assert [process.wait(timeout=100) for process in processes] == [2, 2]
+  for i in (0, 1):
+    said = (tmp_path / f"second.{i}").read_text()
+    assert f"in use by process {os.getpid()} on" in said and said.count("\n") == 1, said
 
 
 def test_half_an_address_is_one_clear_line(tmp_path):

@@ -81,7 +81,9 @@ def test_a_resumed_run_ends_bit_identical_and_keeps_the_last_checkpoints(tmp_pat
 def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
   for poison_at in (3, 5):  # step 4 is a checkpoint: the poison of index 3 arrives with it
     directory = tmp_path / str(poison_at)
-    with pytest.raises(training.NonFiniteError, match=f"loss is nan at step {poison_at + 1}"):
+    kept = "nothing is saved yet" if poison_at == 3 else "the checkpoint of step 4 is kept"
+    message = f"loss is nan at step {poison_at + 1}; {kept}"
+    with pytest.raises(training.NonFiniteError, match=message):
       training.train(job(poison_at=poison_at), directory, RUN, parallel.make_mesh())
     assert saved_steps(directory) == ([] if poison_at == 3 else [4])
 
@@ -97,11 +99,25 @@ def test_a_signal_saves_and_the_next_run_goes_on(tmp_path):
         yield batch
 
   stopping = dataclasses.replace(job(), batches=Stopping())
-  with pytest.raises(training.StoppedError, match="at step 3, saved"):
+  with pytest.raises(training.StoppedError, match="at step 3, saved") as stopped:
     training.train(stopping, tmp_path / "a", RUN, mesh)
+  assert stopped.value.number == signal.SIGTERM
   assert saved_steps(tmp_path / "a") == [3]
   resumed = training.train(job(), tmp_path / "a", RUN, mesh)
   assert equal(resumed, training.train(job(), tmp_path / "b", RUN, mesh))
+
+
+def test_a_signal_in_the_last_step_stops_before_the_next_phase(tmp_path):
+  class Stopping(Rows):
+    def read(self, start, rows):
+      for i, batch in enumerate(super().read(start, rows)):
+        if i == 9:
+          os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+  stopping = dataclasses.replace(job(), batches=Stopping())
+  with pytest.raises(training.StoppedError, match="at step 10, saved"):
+    training.train(stopping, tmp_path, RUN, parallel.make_mesh())
 
 
 def test_a_finished_job_does_nothing_but_restore(tmp_path):
@@ -149,7 +165,7 @@ def test_a_part_of_a_checkpoint_can_be_read(tmp_path):
   mesh = parallel.make_mesh()
   state = training.train(job(), tmp_path, RUN, mesh)
   abstract = {"seen": jax.ShapeDtypeStruct((), jnp.int32, sharding=parallel.replicated(mesh))}
-  part = checkpoints.restore_part(tmp_path / "checkpoints", abstract)
+  part = checkpoints.restore_part(tmp_path / "checkpoints", 10, abstract)
   assert set(part) == {"seen"} and int(part["seen"]) == int(state["seen"])
 
 

@@ -1,6 +1,7 @@
 """What a data set is to the rest of the code, and how batches come out of it."""
 
 import dataclasses
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -88,8 +89,14 @@ class Batches:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     batches = examples[start:].to_iter_dataset(options)
     if self.workers:
-      batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+      options = grain.MultiprocessingOptions(num_workers=self.workers)
+      batches = batches.mp_prefetch(options, worker_init_fn=_leave_ctrl_c_to_the_run)
     return iter(batches)
+
+
+def _leave_ctrl_c_to_the_run(*_) -> None:
+  """A terminal sends Ctrl-C to workers, too, whose batches the run needs until it has saved."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Examples:

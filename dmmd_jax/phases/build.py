@@ -251,7 +251,7 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
 def load_ema(source: Source, init: Callable[[jax.Array], Any], mesh: jax.sharding.Mesh) -> Any:
   """The averaged parameters of a model, made by `init(key)`, sharded over the mesh.
 
-  Raises `CheckpointError` where they are not those that were recorded.
+  Raises `DamagedModelError` where they are not those that were recorded.
   """
   boxed = jax.eval_shape(init, jax.random.key(0))
   shardings = parallel.state_shardings(mesh, boxed)
@@ -259,7 +259,8 @@ def load_ema(source: Source, init: Callable[[jax.Array], Any], mesh: jax.shardin
   directory = source.path / "checkpoints"
   ema = checkpoints.restore_part(directory, source.step, {"ema": abstract})["ema"]
   if source.digest not in (None, digest(ema)):
-    raise checkpoints.CheckpointError(directory, source.step, "its parameters are not those saved")
+    why = "its parameters are not those recorded"
+    raise checkpoints.DamagedModelError(directory, source.step, why)
   return ema
 
 

@@ -1,0 +1,180 @@
+"""Damage: noticed, set aside, and trained anew to the same bits."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from dmmd_jax import checkpoints, parallel, training
+from tests import test_training
+from tests.test_training import RUN, equal, saved_steps
+
+
+def job():
+  """With an array that is large enough for a file of its own."""
+  small = test_training.job()
+
+  def init(key, given):
+    return small.init(key, given) | {"table": jax.random.normal(key, (128, 64))}
+
+  def step(state, batch, key):
+    table = state.pop("table")
+    state, metrics = small.step(state, batch, key)
+    return state | {"table": table + state["model"].params["kernel"].sum()}, metrics
+
+  return dataclasses.replace(small, init=init, step=step)
+
+
+def like(state):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A finished phase with checkpoints of steps 8 and 10, and its last state."""
+  directory = tmp_path_factory.mktemp("whole")
+  return directory, training.train(job(), directory, RUN, parallel.make_mesh())
+
+
+def largest(step):
+  """The file with the values of the arrays."""
+  files = list((step / "default" / "ocdbt.process_0" / "d").iterdir())
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def as_file(step):
+  shutil.rmtree(step)
+  step.write_text("")
+
+
+DAMAGES = {
+  "a_value": lambda step: flip(largest(step)),
+  "cut": lambda step: cut(largest(step)),
+  "gone": lambda step: largest(step).unlink(),
+  "names": lambda step: cut(step / "default" / "_METADATA"),
+  "arrays": lambda step: (step / "default" / "array_metadatas" / "process_0").write_text(""),
+  "index": lambda step: flip(step / "default" / "manifest.ocdbt"),
+  "digest": lambda step: (step / "_CHECKPOINT_METADATA").write_text(""),
+  "no_digest": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
+  "emptied": lambda step: (shutil.rmtree(step), step.mkdir()),
+  "a_file": as_file,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(
+  whole, damage, tmp_path, capfd
+):
+  directory, expected = tmp_path / "run", whole[1]
+  shutil.copytree(whole[0], directory)
+  abstract = like(expected)
+  folder = directory / "checkpoints"
+  damage(folder / "10")
+  step, state = checkpoints.restore_newest(epath.Path(folder), abstract)
+  assert step == 8 and int(state["seen"]) == 8
+  assert saved_steps(directory) == [8] and (directory / "damaged" / "10").exists()
+  said = capfd.readouterr().err
+  assert said.count("\n") == (damage is not as_file), said
+  assert damage is as_file or (
+    "10 (" in said and "goes on from step 8" in said and "\\" not in said
+  )
+
+
+def test_training_goes_on_from_before_the_damage_and_ends_bit_identical(whole, tmp_path):
+  directory = tmp_path / "run"
+  shutil.copytree(whole[0], directory)
+  folder = directory / "checkpoints"
+  flip(largest(folder / "10"))
+  (folder / "12").write_text("no checkpoint")
+  (folder / "9 (copy)").mkdir()
+  (folder / "notes.txt").write_text("stray")
+  assert equal(whole[1], training.train(job(), directory, RUN, parallel.make_mesh()))
+  assert saved_steps(directory) == [8, 10]
+  assert {path.name for path in (directory / "damaged").iterdir()} == {"10", "12"}
+  assert {"notes.txt", "9 (copy)"} < {path.name for path in folder.iterdir()}
+
+
+def test_with_no_other_checkpoint_the_phase_starts_again(whole, tmp_path, capfd):
+  directory = tmp_path / "run"
+  shutil.copytree(whole[0], directory)
+  for step in (8, 10):
+    flip(largest(directory / "checkpoints" / str(step)))
+  (directory / "damaged" / "10").mkdir(parents=True)  # of another time: nothing is written over
+  assert equal(whole[1], training.train(job(), directory, RUN, parallel.make_mesh()))
+  assert "10 (" in (said := capfd.readouterr().err) and "8 (" in said
+  assert "the phase starts again" in said
+  assert {path.name for path in (directory / "damaged").iterdir()} == {"10", "10.1", "8"}
+
+
+def test_another_state_is_no_damage(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  folder = epath.Path(tmp_path / "run" / "checkpoints")
+  other = {"seen": jax.ShapeDtypeStruct((), jnp.int32, sharding=whole[1]["seen"].sharding)}
+  with pytest.raises(checkpoints.CheckpointError, match="other names, shapes or dtypes") as error:
+    checkpoints.restore_newest(folder, other)
+  assert "\n" not in str(error.value) and saved_steps(tmp_path / "run") == [8, 10]
+
+
+def test_a_disk_that_is_away_is_no_damage(whole, tmp_path, monkeypatch):
+  """What orbax cannot read is damaged only if its files can be read."""
+  shutil.copytree(whole[0], tmp_path / "run")
+  folder = epath.Path(tmp_path / "run" / "checkpoints")
+  largest(tmp_path / "run" / "checkpoints" / "10").unlink()
+  away = OSError(5, "Input/output error")
+
+  def fail(path):
+    raise away
+
+  monkeypatch.setattr(checkpoints, "_read_files", fail)
+  abstract = like(whole[1])
+  with pytest.raises(OSError, match="Input/output"):
+    checkpoints.restore_newest(folder, abstract)
+  assert saved_steps(tmp_path / "run") == [8, 10]
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_read(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  path = tmp_path / "run" / "checkpoints" / "10" / "_CHECKPOINT_METADATA"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
+  assert equal(whole[1], training.train(job(), tmp_path / "run", RUN, parallel.make_mesh()))
+  assert saved_steps(tmp_path / "run") == [8, 10]
+
+
+def test_a_file_in_place_of_the_checkpoints_is_one_line(tmp_path):
+  (tmp_path / "checkpoints").write_text("")
+  with pytest.raises(checkpoints.CheckpointError, match="checkpoints is a file; expected a folder"):
+    training.train(job(), tmp_path, RUN, parallel.make_mesh())
+
+
+def test_a_part_of_a_damaged_checkpoint_is_one_line(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+  kernel = whole[1]["model"].params["kernel"]
+  part = {name: whole[1][name] for name in ("model", "table")}
+  abstract = like(part)
+  read = checkpoints.restore_part(epath.Path(folder), 8, abstract)
+  assert not np.array_equal(read["model"].params["kernel"], kernel)  # of step 8, as asked
+  for damaged in (10, 12):
+    if damaged == 10:
+      largest(folder / "10").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=f"checkpoint {damaged} of") as error:
+      checkpoints.restore_part(epath.Path(folder), damaged, abstract)
+    assert "run its phase again" in str(error.value) and "\n" not in str(error.value)
+  checkpoints.set_aside(epath.Path(folder), 10)
+  assert saved_steps(pathlib.Path(tmp_path / "run")) == [8]
