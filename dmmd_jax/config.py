@@ -188,6 +188,11 @@ def _check_distillation(config: ConfigDict) -> None:
 def _check_dmmd(config: ConfigDict) -> None:
   """Processes other than the masked one have fewer choices."""
   distill, process = config.distill, config.process.name
+  _require(
+    distill.weight != "elbo" or distill.loss != "bound",
+    "distill.weight is 'elbo' and distill.loss is 'bound', which has that weight in it: use"
+    " distill.weight='constant'",
+  )
   if process == "masked":
     return
   _require(

@@ -45,6 +45,7 @@ def run_phase(
 ) -> None:
   """Runs one phase unless it is complete."""
   sources = records.find_sources(config, workdir, phase, unfinished)
+  sources["data"] = records.Source(None, {"fingerprint": dataset.fingerprint})
   folder, now = workdir / phase, records.depends(config, phase, sources)
   records.require_unchanged(folder, now)
   if _agreed(records.is_complete(folder, now)):

@@ -55,10 +55,11 @@ class Source:
   """Something that a phase reads: the `path` of a phase folder or of a file, and what it is.
 
   The `identity` of a model has its `config`, its own `inputs`, the `step`, whether its phase has
-  `finished` and then the `digest` of its parameters, else None; that of files the `sha256` of each.
+  `finished` and then the `digest` of its parameters, else None; that of files the `sha256` of each,
+  that of data, which have no path, their `fingerprint`.
   """
 
-  path: epath.Path
+  path: epath.Path | None
   identity: dict[str, Any]
 
   @property
@@ -178,9 +179,17 @@ def require_unchanged(folder: epath.Path, now: dict[str, Any]) -> None:
 
 
 def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
-  """Whether the phase in `folder` has ended, and its result was made from what is there `now`."""
+  """Whether the phase in `folder` has ended, and its result was made from what is there `now`.
+
+  Data are compared where they are among the inputs: before they are loaded they cannot be.
+  """
   record = _read_record(folder)
-  return bool(record) and record["depends"] == now and _is_there(folder, record["result"])
+  if not record or not _is_there(folder, record["result"]):
+    return False
+  made_from = record["depends"]
+  if "data" not in now["inputs"]:
+    made_from["inputs"].pop("data", None)
+  return made_from == now
 
 
 def begin(folder: epath.Path, now: dict[str, Any]) -> None:

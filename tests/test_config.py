@@ -99,6 +99,10 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
       "score.category_bandwidth is -1.0",
     ),
     (
+      {"distill__weight": "elbo", "distill__loss": "bound"},
+      "distill.loss is 'bound', which has that weight in it",
+    ),
+    (
       {
         "process__name": "uniform",
         "distill__auxiliary_target": "hard",

@@ -332,3 +332,17 @@ def test_the_versions_name_the_commit_only_of_the_packages_own_repository(tmp_pa
   assert found["jax"] and found["python"]
   assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found["commit"])
   assert records._commit(tmp_path) is None
+
+
+def test_other_data_are_not_gone_on_with_once_they_are_known(tmp_path):
+  folder = leave(digits(), tmp_path, "teacher", data=records.Source(None, {"fingerprint": "a"}))
+
+  def now(**fingerprint):
+    sources = {"data": records.Source(None, fingerprint)} if fingerprint else {}
+    return records.depends(digits(), "teacher", sources)
+
+  assert records.is_complete(folder, now(fingerprint="a")) and records.is_complete(folder, now())
+  assert not records.is_complete(folder, now(fingerprint="b"))
+  records.require_unchanged(folder, now())
+  with pytest.raises(ConfigError, match=re.escape("data.fingerprint: a -> b")):
+    records.require_unchanged(folder, now(fingerprint="b"))

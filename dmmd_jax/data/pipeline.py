@@ -1,6 +1,7 @@
 """What a data set is to the rest of the code, and how batches come out of it."""
 
 import dataclasses
+import hashlib
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,6 +11,8 @@ import numpy as np
 
 # Labels on disk cost as much to read as their examples: of so many, no class of 1,000 is missing.
 _LABELS_READ = 10_000
+# Examples of a split that tell it from others.
+_FINGERPRINTED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Dataset:
       some = random_rows(some, _LABELS_READ)
     splits = (some, self.held_out_labels, self.validation_labels)
     return max(int(np.max(labels)) for labels in splits if labels is not None) + 1
+
+  @property
+  def fingerprint(self) -> str:
+    """Tells other data from these: a digest of the sizes of all splits and of a part of each."""
+    total = hashlib.sha256(f"{self.shape} {self.num_categories} {self.flip}".encode())
+    for name in ("train", "validation", "held_out"):
+      rows, labels = getattr(self, name), getattr(self, f"{name}_labels")
+      for values in (rows, labels):
+        total.update(b"none" if values is None else f"{len(values)}".encode())
+        if values is not None:
+          total.update(random_rows(values, _FINGERPRINTED).astype("<i8").tobytes())
+    return total.hexdigest()[:32]
 
 
 def random_rows(rows, num: int) -> np.ndarray:

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import subprocess
@@ -148,3 +149,26 @@ def test_classes_are_counted_wherever_they_are_stored():
   assert Dataset(images, images[:2], 2, labels, np.array([30, 4])).num_classes == 31
   assert Dataset(images, images[:2], 2, labels, validation_labels=labels + 2).num_classes == 32
   assert Dataset(images, images[:2], 2).num_classes == 0
+
+
+def test_a_fingerprint_tells_other_data():
+  images = np.arange(40).reshape(10, 2, 2, 1) % 7
+  labels = np.arange(10) % 2
+  data = Dataset(images[:6], images[6:], 7, labels[:6], labels[6:])
+  same = Dataset(
+    images[:6].astype(np.uint8), images[6:], 7, labels[:6].astype(np.int64), labels[6:]
+  )
+  assert data.fingerprint == same.fingerprint
+  swapped = images.copy()
+  swapped[[0, 1]] = swapped[[1, 0]]
+  for change in (
+    {"train": swapped[:6]},
+    {"held_out": images[6:] + 1},
+    {"train_labels": 1 - labels[:6]},
+    {"held_out_labels": None},
+    {"validation": images[:2]},
+    {"num_categories": 8},
+    {"flip": True},
+    {"train": images[:5]},
+  ):
+    assert dataclasses.replace(data, **change).fingerprint != data.fingerprint, change
