@@ -255,6 +255,20 @@ def test_discrete_bound_where_a_prediction_underflows(process, step):
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_discrete_bound_of_a_long_chain_has_its_digits():
+  """A thousand times a sum that nearly cancels."""
+  process, num_timesteps, size = processes.Uniform(27), 1000, 27
+  x_hat = np.random.default_rng(0).dirichlet(np.ones(size))
+  for step in (2, 100, 500, 999):
+    t, s = (float(np.float32(i / num_timesteps)) for i in (step, step - 1))
+    for z, x in ((0, 0), (0, 3)):
+      q, p = (enumeration.posterior(process, z, v, s, t) for v in (np.eye(size)[x], x_hat))
+      expected = num_timesteps * (q * np.log(q / p)).sum()
+      args = jnp.eye(size)[x : x + 1], jnp.log(x_hat)[None], jnp.array([z]), jnp.array([t])
+      found = losses.discrete_bound(process, *args, num_timesteps)[0]
+      np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
 def test_discrete_bound_can_be_differentiated_in_the_target():
   process, t = processes.Uniform(K), jnp.array([0.25])
   grad = jax.grad(

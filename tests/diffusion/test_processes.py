@@ -10,6 +10,12 @@ K = 3
 INNER = [(0.0, 0.3), (0.2, 0.7), (0.5, 0.5), (0.4, 1.0), (0.0, 1.0)]
 EDGES = [(0.0, 0.0), (1.0, 1.0), (0.0, 1e-7), (1e-7, 2e-7), (1 - 1e-6, 1.0), (0.999999, 0.999999)]
 each_process = pytest.mark.parametrize("process", enumeration.ALL_PROCESSES, ids=enumeration.name)
+# A visible token of the masked process stays, whatever the clean one is said to be.
+each_process_without_masks = pytest.mark.parametrize(
+  "process",
+  [p for p in enumeration.ALL_PROCESSES if not isinstance(p, processes.Masked)],
+  ids=enumeration.name,
+)
 
 
 def pairs(process):
@@ -163,25 +169,21 @@ def test_the_prior_is_the_stationary_distribution(process):
   assert (z == process.sample_prior(jax.random.key(0), (100, 400))).all()
 
 
-@each_process
+@each_process_without_masks
 def test_the_clean_token_wins_where_everything_is_clean_and_contradicts_it(process):
   z_t, x = jnp.array([[0, 1, 2]]), jnp.array([[1, 1, 0]])
   zero = jnp.zeros(1)
-  if isinstance(process, processes.Masked):
-    return  # a visible token stays
   assert (process.sample_posterior(jax.random.key(0), z_t, x, zero, zero) == x).all()
   probs = process.posterior_probs(z_t, jax.nn.one_hot(x, K), zero, zero)
   np.testing.assert_array_equal(probs, jax.nn.one_hot(x, K))
 
 
 @each_process
-@pytest.mark.parametrize(("s", "t"), [(1e-6, 3e-6), (1 - 3e-4, 1 - 1e-4), (0.4999, 0.5001)])
+@pytest.mark.parametrize(("s", "t"), [(1e-4, 3e-4), (1 - 3e-4, 1 - 1e-4), (0.4999, 0.5001)])
 def test_small_steps_near_the_ends_have_all_digits(process, s, t):
   """Of two equal differences the one that does not cancel is taken."""
   s, t = (float(np.float32(time)) for time in (s, t))
   a_s, a_t = (enumeration.alpha(process.schedule, time) for time in (s, t))
-  if isinstance(process.schedule, schedules.Polynomial) and t < 0.1:
-    return  # beta is below 1e-16
   z_t = process.num_states - 1  # a mask, or a category other than x = 0
   found = process.posterior_probs(jnp.array([z_t]), jnp.eye(K)[:1], jnp.array([s]), jnp.array([t]))[
     0

@@ -289,9 +289,11 @@ CASES = {
   "score_and_from_prior": (ALONE, {"from_prior": True}, {"from_prior": True}),
   "score_and_steps": (ALONE, {"steps": 9}, {"steps": 9}),
   "target_as_it_would_be_sampled": (
-    ALONE | {"temperature": 0.5, "top_p": 0.5, "guidance": 2.0, "score__target_nfe": 3},
+    ALONE
+    | {"temperature": 5.0, "top_p": 0.6, "guidance": 0.5}
+    | {"from_prior": True, "score__target_nfe": 3},
     {"score__target": "teacher"},
-    {"samples": 3, "temperature": 0.5, "top_p": 0.5, "guidance": 2.0},
+    {"samples": 3, "temperature": 5.0, "top_p": 0.6, "guidance": 0.5, "from_prior": True},
   ),
   "marginal": (KERNEL, {"score__objective": "marginal"}, {"marginal": True}),
   "blocks": (
@@ -372,7 +374,7 @@ def simple_losses(eta, phi, theta, batch, key, score=True):
   u = jax.random.normal(key, (K,)) + batch.tokens.mean(0)[:K] * batch.labels.mean()
   x, y = (0.0 if p is None else p["slope"].astype(jnp.float32) for p in (phi, theta))
   generator = ((eta["slope"] - jax.lax.stop_gradient(x) - u) ** 2 + score * eta["slope"]).sum()
-  auxiliary = ((x - jax.lax.stop_gradient(eta["slope"])) ** 2 * 0.5 + (x - y) * u).sum()
+  auxiliary = ((x - jax.lax.stop_gradient(eta["slope"])) ** 2 * 0.5 + (x - y) * u + score * x).sum()
   return generator, auxiliary, {"generator_loss": generator}
 
 
