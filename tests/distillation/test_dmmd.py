@@ -250,11 +250,7 @@ def test_metrics_are_means_over_what_is_masked():
   )
 
 
-def test_keys_of_a_rollout_are_its_own():
-  """Times, noise, sample and z_s each move with the key, and the sample follows the prediction."""
+def test_every_draw_of_a_rollout_moves_with_its_key():
   r, again = (dmmd.rollout(UNIFORM, network, ETA, X, key) for key in jax.random.split(KEY))
   assert (r.s != again.s).all() and (r.x != again.x).any() and (r.z_s != again.z_s).any()
-  certain = [10.0 * jnp.eye(K + 1, K), jnp.zeros((K, K)), jnp.zeros(K)]
-  many = jnp.tile(X, (200, 1))
-  r = dmmd.rollout(UNIFORM, lambda eta, z, t, key: network(eta, z, t), certain, many, KEY)
-  assert (r.x == r.z_t).mean() > 0.99 and r.x.dtype == jnp.int32
+  assert r.x.dtype == jnp.int32
