@@ -21,7 +21,11 @@ from benchmarks import mutants
 
 TESTS = {
   "diffusion": ("tests/diffusion",),
-  "distillation": ("tests/distillation", "tests/phases/test_distill.py"),
+  "distillation": (
+    "tests/distillation",
+    "tests/phases/test_distill.py",
+    "tests/phases/test_distill_losses.py",
+  ),  # fmt: skip
   "metrics": ("tests/metrics",),
   "mmd": ("tests/mmd",),
 }
