@@ -25,7 +25,7 @@ TESTS = {
     "tests/distillation",
     "tests/phases/test_distill.py",
     "tests/phases/test_distill_losses.py",
-  ),  # fmt: skip
+  ),
   "metrics": ("tests/metrics",),
   "mmd": ("tests/mmd",),
 }

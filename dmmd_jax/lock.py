@@ -2,11 +2,12 @@
 
 A lock of a process of this machine is dead if the process is. Of one that cannot be seen (another
 host, another container) nothing is known but that its lock changes every few seconds while it
-lives. No clocks are compared, and nothing relies on locks of the file system, which NFS forgets.
+lives. No clocks are compared, and nothing relies on file locks, which not every file system has.
 """
 
 import contextlib
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -154,9 +155,35 @@ class _File:
 
   def write(self, text: str, version: object) -> object:
     draft = self._path.with_name(f"lock.{uuid.uuid4().hex}")
-    if version:
-      self._remove_dead(draft, version)
     draft.write_text(text)
+    try:
+      with self._alone():
+        if version:
+          self._replace(draft, version)
+        else:
+          self._create(draft, text)
+    finally:
+      draft.unlink(missing_ok=True)
+    return text
+
+  def touch(self, version: object) -> object:
+    self._check(version)
+    os.utime(self._path)
+    return version
+
+  def remove(self, version: object) -> None:
+    with self._alone():
+      self._check(version)
+      self._path.unlink()
+
+  def _replace(self, draft: pathlib.Path, version: object) -> None:
+    """Puts `draft` in the place of a dead lock; the place is never empty."""
+    found = self.read()
+    if found is None or found[1] != version:
+      raise _ChangedError
+    os.replace(draft, self._path)
+
+  def _create(self, draft: pathlib.Path, text: str) -> None:
     try:
       os.link(draft, self._path)  # at once, and only if there is none
     except FileExistsError as error:
@@ -167,30 +194,21 @@ class _File:
           file.write(text)
       except FileExistsError as error:
         raise _ChangedError from error
-    finally:
-      draft.unlink()
-    return text
 
-  def touch(self, version: object) -> object:
-    self._check(version)
-    os.utime(self._path)
-    return version
+  @contextlib.contextmanager
+  def _alone(self) -> Iterator[None]:
+    """Keeps others of this machine from reading a lock and replacing it at the same time.
 
-  def remove(self, version: object) -> None:
-    self._check(version)
-    self._path.unlink()
-
-  def _remove_dead(self, aside: pathlib.Path, version: object) -> None:
-    """Of several that want to, one moves the lock; who moves another's by mistake gives it back."""
+    Where the file system does not do this, as NFS, the one that is replaced finds out at its next
+    beat.
+    """
+    folder = os.open(self._path.parent, os.O_RDONLY)
     try:
-      self._path.rename(aside)
-    except FileNotFoundError as error:
-      raise _ChangedError from error
-    if self._read(aside)[1] != version:
       with contextlib.suppress(OSError):
-        os.link(aside, self._path)
-      aside.unlink()
-      raise _ChangedError
+        fcntl.flock(folder, fcntl.LOCK_EX)
+      yield
+    finally:
+      os.close(folder)
 
   def _check(self, text: object) -> None:
     found = self.read()

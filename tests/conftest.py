@@ -1,4 +1,5 @@
 import os
+import signal
 
 # Programs here are small: to compile them quickly is worth more than that they run fast.
 QUICK = "--xla_backend_optimization_level=0"
@@ -10,3 +11,6 @@ ONE_DEVICE = {"XLA_FLAGS": QUICK}
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {QUICK}"
 )
+
+# A shell starts programs in the background with Ctrl-C ignored, which those of the tests inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
