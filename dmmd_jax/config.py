@@ -181,6 +181,14 @@ def _check_distillation(config: ConfigDict) -> None:
   )
   if distill.method != "kernel_score":
     _check_dmmd(config)
+  else:
+    _require(
+      distill.score.target == "teacher"
+      or (distill.temperature, distill.top_p, distill.guidance) == (1, 1, 0),
+      "distill.temperature, distill.top_p and distill.guidance act on the teacher, which the kernel"
+      " score against data does not ask: leave them at 1, 1 and 0, or use"
+      " distill.score.target='teacher'",
+    )
   if distill.method != "dmmd":
     _check_score(config)
 

@@ -41,6 +41,12 @@ class Handler(server.RequestHandler):
     # Sessions of uploads go on where they began, which only a proxy can see.
     super().send_header(name, value.replace("http://www.googleapis", "https://www.googleapis"))
 
+  def end_headers(self):
+    """Says that the connection is not kept: a client that used it again would be cut off."""
+    if self.command != "CONNECT":
+      self.send_header("Connection", "close")
+    super().end_headers()
+
   def do_CONNECT(self):  # noqa: N802
     """What tensorflow means for googleapis.com, which it lets nobody rename, ends here too."""
     self.send_response(HTTPStatus.OK)
@@ -143,7 +149,7 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
   assert "damaged checkpoints of gs://runs/mine/teacher/checkpoints: 15 (" in done.stderr
   assert sizes["teacher/damaged/15/default/d/1"] == len("garbage") and "lock" not in sizes
   recorded = json.loads(bucket.blob("mine/teacher/config.json").download_as_bytes())
-  assert recorded["teacher"]["num_steps"] == 20
+  assert recorded["config"]["teacher"]["num_steps"] == 20
 
 
 def test_a_bucket_has_one_run_at_a_time(bucket, monkeypatch):

@@ -99,6 +99,10 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
       "score.category_bandwidth is -1.0",
     ),
     (
+      {"distill__method": "kernel_score", "distill__top_p": 0.9},
+      "act on the teacher, which the kernel score against data does not ask",
+    ),
+    (
       {"distill__weight": "elbo", "distill__loss": "bound"},
       "distill.loss is 'bound', which has that weight in it",
     ),
