@@ -47,6 +47,7 @@ _FREE = {
   "network.dtype",
 }  # fmt: skip
 
+_ELSEWHERE = {"teacher": "distill.teacher_workdir", "reference": "reference.workdir"}
 _PHASE_OF = {"teacher": "teacher", "student": "distill", "reference": "reference"}
 
 
@@ -107,7 +108,10 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
     return Source(folder, record["depends"] | record["result"] | {"finished": True})
   step, begun = latest_step(folder), read_begun(folder)
   if not step or not begun:
-    raise ConfigError(f"no trained {name} in {folder}; run the phase {phase!r} there first")
+    elsewhere = f", or set {_ELSEWHERE[name]} to a workdir with one" if name in _ELSEWHERE else ""
+    raise ConfigError(
+      f"no trained {name} in {folder}; run the phase {phase!r} there first{elsewhere}"
+    )
   if not unfinished:
     raise ConfigError(
       f"the {name} in {folder} is not finished, its last checkpoint is of step {step}; run the"

@@ -277,3 +277,13 @@ def test_discrete_bound_can_be_differentiated_in_the_target():
     ).sum()
   )(jnp.array([[0.0, 1.0, 0.0]]))
   assert jnp.isfinite(grad).all()
+
+
+def test_the_last_step_of_a_chain_ends_at_0_though_its_time_is_rounded():
+  process = processes.Masked(3)
+  z, target = jnp.array([[3]]), jax.nn.one_hot(jnp.array([[1]]), 3)
+  log_x_hat = jnp.log(jnp.array([[[0.2, 0.3, 0.5]]]))
+  for rounded in (0.1, 0.13):  # what is over is not left masked
+    t = jnp.array([rounded])
+    found = losses.discrete_bound(process, target, log_x_hat, z, t, 10)
+    np.testing.assert_allclose(found, [[-10 * np.log(0.3)]], rtol=1e-5)

@@ -246,6 +246,7 @@ def test_distances_far_from_the_origin_do_not_cancel():
     (lambda: Hamming(0.0), "c of the Hamming kernel is 0.0"),
     (lambda: Hamming(1.5), "c of the Hamming kernel is 1.5"),
     (lambda: RBF((1.0, 0.0)), r"bandwidths of the RBF kernel are \(1.0, 0.0\)"),
+    (lambda: RBF((-1.0,)), r"bandwidths of the RBF kernel are \(-1.0,\)"),
     (lambda: Linear(num_categories=4).fit(np.array([[4]])), "token is 4 but num_categories is 4"),
   ],
 )
