@@ -71,7 +71,7 @@ def check_all(read: Callable[[int], object], num: int, name: str) -> None:
   # More threads than cores, as on a network's file system each waits most of the time.
   pool = concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1)))
   try:
-    with progress_bar(len(share), 0, name, "images") as progress:
+    with progress_bar(len(share), 0, name, "images", delay=2.0) as progress:
       for part, found in zip(parts, pool.map(first_bad, parts), strict=True):
         progress.update(len(part))
         if found < num:

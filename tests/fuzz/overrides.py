@@ -80,7 +80,6 @@ def combinations(config: ConfigDict) -> dict[str, dict[str, str]]:
     "temperature": hard
     | {"distill.loss": "bound", "teacher.loss": "bound", "distill.temperature": "0.5"},
     "no teacher": {"phases": "('distill',)"},
-    "nothing to measure": {"phases": "('evaluate',)"},
     "mesh": {"run.mesh": "(3,5,7)"},
     "two rests": {"run.mesh": "(-1,-1,1)"},
   }
@@ -99,9 +98,10 @@ def combinations(config: ConfigDict) -> dict[str, dict[str, str]]:
     found["not its bytes"] = {"dataset.alphabet": "printable", "reference.gpt2": "{folder}"}
   else:
     found["no text"] = {"phases": "('reference',)"}
-    found["no split"] = {"evaluate.split": "validation"}
   if name not in ("coins", "mixture"):
     found["not known"] = {"distill.teacher": "exact"}
+  if config.distill.teacher != "exact":
+    found["nothing to measure"] = {"phases": "('evaluate',)"}
   return found
 
 
