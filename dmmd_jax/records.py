@@ -316,7 +316,7 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
     return value if value.pop("checksum") == _checksum(value) else None
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
     return None
-  except (ValueError, AttributeError, KeyError, TypeError):  # all that no JSON object can raise
+  except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # not what was written
     return None
 
 

@@ -168,7 +168,7 @@ def test_a_damaged_config_is_one_line(tmp_path, contents):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("contents", ["", "[]", "3", "{}", '{"checksum": 1}', None])
+@pytest.mark.parametrize("contents", ["", "[]", "3", "{}", "[" * 100_000, '{"checksum": 1}', None])
 def test_a_damaged_or_edited_record_is_none(tmp_path, contents):
   folder = leave(digits(), tmp_path, "teacher")
   path = folder / "record.json"
