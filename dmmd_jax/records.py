@@ -170,6 +170,8 @@ def require_unchanged(folder: epath.Path, now: dict[str, Any]) -> None:
 
   What it will read but does not exist yet is no difference; an evaluation is simply made again.
   """
+  if folder.exists() and not folder.is_dir():
+    raise ConfigError(f"{folder} is a file; expected the folder of a phase: move it away")
   begun = read_begun(folder)
   if begun is None or folder.name == "evaluate":
     return

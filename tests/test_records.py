@@ -209,6 +209,15 @@ def test_a_teacher_that_is_not_what_the_config_says_is_refused(tmp_path, field, 
   assert "\n" not in str(error.value) and "teacher in" in str(error.value)
 
 
+def test_a_file_in_the_place_of_a_phase_is_one_line(tmp_path):
+  for phase in ("teacher", "distill", "evaluate"):
+    workdir = tmp_path / phase
+    workdir.mkdir()
+    (workdir / phase).write_text("")
+    with pytest.raises(ConfigError, match=rf"{phase} is a file; expected the folder of a phase"):
+      records.check(digits(), workdir)
+
+
 def test_all_differences_of_a_teacher_are_listed(tmp_path):
   other = digits(process__name="uniform", teacher__loss="cross_entropy", network__width=64)
   leave(other, tmp_path, "teacher")
