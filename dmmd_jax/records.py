@@ -8,17 +8,15 @@ record equals what it would be now.
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from dmmd_jax.config import ConfigError, differences
+from dmmd_jax.versions import made_by
 from dmmd_jax.workdir import latest_step, locate, write_whole
 
 # The fields of a config that each phase is given to see, besides `run`.
@@ -207,7 +205,7 @@ def begin(folder: epath.Path, now: dict[str, Any]) -> None:
 
 def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], device: str) -> None:
   """Records the result of a phase: `step` and `digest` of a model, or the `sha256` of results."""
-  record = {"depends": now, "result": result, "made_by": versions() | {"device": device}}
+  record = {"depends": now, "result": result, "made_by": made_by(device)}
   _write(folder / "record.json", record)
 
 
@@ -235,32 +233,6 @@ def sha256(path: epath.Path) -> str:
     for part in iter(functools.partial(file.read, 1 << 20), b""):
       total.update(part)
   return total.hexdigest()
-
-
-@functools.cache
-def versions() -> dict[str, str | None]:
-  """Of what makes results; `commit` only where the package runs from its own repository."""
-  found = {"python": platform.python_version()}
-  for name in ("dmmd_jax", "jax", "jaxlib", "flax", "optax"):
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = None
-  return found | {"commit": _commit(pathlib.Path(__file__).parent)}
-
-
-def _commit(package: pathlib.Path) -> str | None:
-  """Of the working tree that tracks `package`, with `-dirty` where files differ from it."""
-
-  def git(*args):
-    command = ["git", "-C", str(package), *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-  try:
-    git("ls-files", "--error-unmatch", "__init__.py")
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-  except (OSError, subprocess.CalledProcessError):
-    return None
 
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:

@@ -336,13 +336,6 @@ def test_a_phase_sees_only_what_its_record_holds(phase):
     _ = own.teacher.ema if phase != "teacher" else own.distill
 
 
-def test_the_versions_name_the_commit_only_of_the_packages_own_repository(tmp_path):
-  found = records.versions()
-  assert found["jax"] and found["python"]
-  assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found["commit"])
-  assert records._commit(tmp_path) is None
-
-
 def test_other_data_are_not_gone_on_with_once_they_are_known(tmp_path):
   folder = leave(digits(), tmp_path, "teacher", data=records.Source(None, {"fingerprint": "a"}))
 

@@ -21,6 +21,7 @@ from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, reference, teacher
 from dmmd_jax.progress import progress_bar
+from dmmd_jax.versions import made_by
 
 # A table of trigrams is kept whole up to this many tokens.
 SMALL_ALPHABET = 256
@@ -85,7 +86,7 @@ def run(
     "bits_per_token": bits,
     "seconds": seconds,
     **records.depends(config, "evaluate", sources),
-    "made_by": records.versions() | {"device": parallel.describe(mesh)},
+    "made_by": made_by(parallel.describe(mesh)),
   }
   for name, found in digests.items():
     results["inputs"][name]["digest"] = found
