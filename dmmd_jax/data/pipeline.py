@@ -1,6 +1,7 @@
 """What a data set is to the rest of the code, and how batches come out of it."""
 
 import dataclasses
+import functools
 import hashlib
 import signal
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Dataset:
     splits = (some, self.held_out_labels, self.validation_labels)
     return max(int(np.max(labels)) for labels in splits if labels is not None) + 1
 
-  @property
+  @functools.cached_property
   def fingerprint(self) -> str:
     """Tells other data from these: a digest of the sizes of all splits and of a part of each."""
     total = hashlib.sha256(f"{self.shape} {self.num_categories} {self.flip}".encode())
