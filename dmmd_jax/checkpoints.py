@@ -24,7 +24,7 @@ _CHUNK = 1 << 24
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-class CheckpointError(Exception):
+class CheckpointError(ValueError):
   """A checkpoint cannot be used; the message is one line that says what to do."""
 
 

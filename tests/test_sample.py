@@ -128,3 +128,13 @@ def test_what_is_refused_is_refused_without_jax(tmp_path):
     [sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60
   )
   assert done.stdout == "False\n" and done.stderr.count("nowhere does not exist") == 2, done.stderr
+
+
+def test_a_damaged_model_is_one_line(run_on_text, capsys, monkeypatch):
+  from dmmd_jax.checkpoints import DamagedModelError
+
+  def draw(*_, **__):
+    raise DamagedModelError("checkpoints", 7, "its parameters are not those recorded")
+
+  monkeypatch.setattr(sample, "_print_texts", draw)
+  refuses(capsys, "checkpoint 7 of checkpoints is damaged", f"--workdir={run_on_text[0]}")
