@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python -m
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 
-.PHONY: help demo test lint peers mutants fuzz kills clean
+.PHONY: help demo test lint tables peers mutants fuzz kills clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -20,6 +20,9 @@ test: $(VENV)/ready  ## run all tests
 lint: $(VENV)/ready  ## check format and style
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+
+tables: $(VENV)/ready  ## make the tables of README.md and docs/ from docs/results
+	$(RUN) benchmarks.tables
 
 peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) and compare with them
 	$(RUN) pip install --quiet --editable '.[peers]'

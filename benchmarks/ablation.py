@@ -1,8 +1,8 @@
 """What the choices of the kernel score do: `python -m benchmarks.ablation`.
 
 Distils the teacher of a finished `make demo` (`--teacher`) with one choice changed at a time and
-several seeds each (two minutes a student on two cores), and prints a table per metric, measured on
-the validation split. What is complete in `--out` is not run again.
+several seeds each (a minute a student on two cores), prints a table per metric, measured on the
+validation split, and writes `results.json` into `--out`. What is complete there is not run again.
 """
 
 import argparse
@@ -37,9 +37,8 @@ def main() -> None:
       workdir = args.out / str(index) / str(seed)
       few_steps.run(config, seed, args.teacher, workdir, STEPS, args.split, overrides)
       results[name].append(few_steps.read(workdir))
-  for metric in ("frechet", "class_tv", "kernel_mmd"):
-    print("\n" + few_steps.table(few_steps.statistics(results, metric, STEPS), metric, STEPS))
-  print("\n" + few_steps.caption(args.split, args.seeds))
+  metrics = ("frechet", "class_tv", "kernel_mmd")
+  few_steps.show(few_steps.summary(results, metrics, STEPS, args.split), args.out)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,27 @@
     python -m benchmarks.few_steps --data=text --teacher=runs/text_dmmd --out=runs/text_few_steps
 
 distils a trained teacher with each method and seed (on two cores a minute a student of digits, five
-a student of text), evaluates, prints Markdown tables (mean over seeds, and the larger of its
-standard error and that of one cell) and draws `few_steps.png`. To choose settings it measures on
-the validation split; `--split=held_out` is for the table of what was chosen. What is complete in
-`--out` is not run again. Arguments after `--` go to every run.
+a student of text), evaluates, prints tables (mean over seeds, and the larger of its standard error
+and that of one cell), and writes `results.json` for `benchmarks.tables` and `few_steps.png` into
+`--out`. To choose settings it measures on the validation split; `--split=held_out` is for the table
+of what was chosen. What is complete in `--out` is not run again. Arguments after `--` go to every
+run.
 """
 
 import argparse
 import json
+import os
 import pathlib
+import platform
+import shlex
 import subprocess
 import sys
 
 import matplotlib
 import numpy as np
+
+from benchmarks import tables
+from dmmd_jax.versions import made_by
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -60,11 +67,11 @@ def run(
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def read(workdir: pathlib.Path) -> dict[tuple, tuple[float, float]]:
-  """Value and standard error, 0 where there is none, by model, metric and steps."""
+def read(workdir: pathlib.Path) -> dict[tuple, tuple[float, float, int]]:
+  """Value, standard error (0 where there is none) and NFE, by model, metric and steps."""
   rows = json.loads((workdir / "evaluate" / "results.json").read_text())["rows"]
   return {
-    (row["model"], row["metric"], row["steps"]): (row["value"], row["stderr"] or 0.0)
+    (row["model"], row["metric"], row["steps"]): (row["value"], row["stderr"] or 0.0, row["nfe"])
     for row in rows
   }
 
@@ -72,7 +79,7 @@ def read(workdir: pathlib.Path) -> dict[tuple, tuple[float, float]]:
 def statistics(
   results: dict[str, list[dict]], metric: str, steps: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-  """Mean over seeds and its error at each number of steps, `[steps, 2]`, of every row of the table.
+  """Mean over seeds, its error and the NFE at each number of steps, `[steps, 3]`, by row.
 
   The error is the standard error over seeds, but at least the sampling error of one cell (root mean
   square over seeds): few seeds may agree by chance.
@@ -84,25 +91,39 @@ def statistics(
     cells = np.array([[run[model, metric, number] for number in steps] for run in runs])
     values, sampling = cells[..., 0], np.sqrt(np.square(cells[..., 1]).mean(0))
     over_seeds = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
-    found[name] = np.stack([values.mean(0), np.maximum(over_seeds, sampling)], 1)
+    found[name] = np.stack([values.mean(0), np.maximum(over_seeds, sampling), cells[0, :, 2]], 1)
   return found
 
 
-def table(rows: dict[str, np.ndarray], metric: str, steps: tuple[int, ...]) -> str:
-  lines = [f"| {metric}, steps | {' | '.join(map(str, steps))} |", "|---" * (len(steps) + 1) + "|"]
-  for name, cells in rows.items():
-    lines.append(f"| {name} | {' | '.join(f'{v:.3g} ± {e:.2g}' for v, e in cells)} |")
-  return "\n".join(lines)
-
-
-def caption(split: str, seeds: int) -> str:
-  """What the tables show."""
+def summary(
+  results: dict[str, list[dict]], metrics: tuple[str, ...], steps: tuple[int, ...], split: str
+) -> dict:
+  """What `benchmarks.tables` shows: mean and error over seeds of every row, metric and NFE."""
+  seeds = len(next(iter(results.values())))
   few = "" if seeds >= 3 else "; fewer than three seeds say little of the spread between them"
-  return (
-    f"Measured on the {split} split, {seeds} seed{'s' * (seeds > 1)}: mean ± the larger of its"
-    f" standard error over seeds and the sampling error of one cell{few}. A step is one evaluation"
-    " of the network (NFE), two under guidance."
-  )
+  rows = [
+    {"model": name, "metric": metric, "nfe": int(nfe), "value": value, "stderr": stderr}
+    for metric in metrics
+    for name, cells in statistics(results, metric, steps).items()
+    for value, stderr, nfe in cells.tolist()
+  ]
+  return {
+    "caption": f"{seeds} seed{'s' * (seeds > 1)}, against the {tables.SPLITS[split]} split; ± is"
+    f" the larger of the standard error over seeds and the sampling error of one cell{few}.",
+    "command": shlex.join(
+      ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
+    ),
+    "made_by": made_by(f"{platform.machine()}, {os.cpu_count()} cores"),
+    "rows": rows,
+  }
+
+
+def show(found: dict, out: pathlib.Path) -> None:
+  """Prints all tables of a `summary`, and writes it into `out`."""
+  for metric in dict.fromkeys(row["metric"] for row in found["rows"]):
+    print(f"\n{tables.render(found, metric)}")
+  out.mkdir(parents=True, exist_ok=True)
+  (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,11 +138,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
   figure, axis = plt.subplots(figsize=(5, 3.4))
   for name, cells in rows.items():
-    axis.errorbar(STEPS, cells[:, 0], cells[:, 1], marker="o", capsize=2, label=name)
+    axis.errorbar(cells[:, 2], cells[:, 0], cells[:, 1], marker="o", capsize=2, label=name)
   axis.set_xscale("log", base=2)
   axis.set_yscale("log")
-  axis.set_xlabel("steps")
-  axis.set_ylabel(metric)
+  axis.set_xlabel("NFE")
+  axis.set_ylabel(tables.TITLES[metric])
   axis.legend(fontsize=8)
   figure.tight_layout()
   figure.savefig(path, dpi=110)
@@ -144,12 +165,9 @@ def main() -> None:
       workdir = args.out / pathlib.Path(config).stem / str(seed)
       run(config, seed, args.teacher, workdir, STEPS, args.split, extra)
       results[name].append(read(workdir))
-  for i, metric in enumerate(METRICS[args.data]):
-    rows = statistics(results, metric, STEPS)
-    print("\n" + table(rows, metric, STEPS))
-    if i == 0:
-      plot(rows, metric, args.out / "few_steps.png")
-  print("\n" + caption(args.split, args.seeds))
+  metrics = METRICS[args.data]
+  show(summary(results, metrics, STEPS, args.split), args.out)
+  plot(statistics(results, metrics[0], STEPS), metrics[0], args.out / "few_steps.png")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import few_steps
 from configs import digits_dmmd, toy_dmmd
 from dmmd_jax import parallel
 from dmmd_jax.data import digits
@@ -283,33 +282,3 @@ def test_statistics_of_blocks():
   assert list(evaluate.block_statistics(measured)) == [("x", 3.0, pytest.approx(np.sqrt(7 / 3)))]
   assert list(evaluate.block_statistics(measured[:1])) == [("x", 1.0, None), ("y", 5.0, None)]
   assert list(evaluate.block_statistics([])) == []
-
-
-# Comparisons over seeds
-
-
-def test_errors_over_seeds_are_never_below_those_of_a_cell():
-  def run(model, *cells):
-    return {(model, "m", steps): cell for steps, cell in zip((1, 2), cells, strict=True)}
-
-  runs = [
-    run("student", (1.0, 0.3), (1.0, 0.1)) | run("teacher", (5.0, 0.5), (6.0, 0.0)),
-    run("student", (1.0, 0.4), (3.0, 0.1)) | run("teacher", (5.0, 0.5), (6.0, 0.0)),
-  ]
-  found = few_steps.statistics({"method": runs, "other": runs[:1]}, "m", (1, 2))
-  # Seeds agree by chance: the root mean square of 0.3 and 0.4. They differ: 2/sqrt(2)/sqrt(2).
-  np.testing.assert_allclose(found["method"], [[1.0, np.sqrt(0.125)], [2.0, 1.0]])
-  np.testing.assert_allclose(found["other"], [[1.0, 0.3], [1.0, 0.1]])
-  np.testing.assert_allclose(found["teacher"], [[5.0, 0.5], [6.0, 0.0]])
-  table = few_steps.table(found, "m", (1, 2))
-  assert table.splitlines()[0] == "| m, steps | 1 | 2 |" and "| 1 ± 0.35 | 2 ± 1 |" in table
-  assert "validation split, 3 seeds" in few_steps.caption("validation", 3)
-  assert "fewer than three" in few_steps.caption("held_out", 2)
-  assert "fewer" not in few_steps.caption("held_out", 3)
-
-
-def test_comparisons_read_steps_and_errors(tmp_path):
-  row = {"model": "student", "steps": 2, "nfe": 4, "metric": "fid", "value": 3.0, "stderr": None}
-  (tmp_path / "evaluate").mkdir()
-  (tmp_path / "evaluate" / "results.json").write_text(json.dumps({"rows": [row]}))
-  assert few_steps.read(tmp_path) == {("student", "fid", 2): (3.0, 0.0)}

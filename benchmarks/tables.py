@@ -1,0 +1,170 @@
+"""Tables of the documentation, made from result files: `make tables`.
+
+`docs/results/NAME.json` holds what one experiment measured. In README.md and docs/*.md the lines
+between
+
+    <!-- table NAME metric=METRIC rows=A|B -->
+    <!-- end table -->
+
+are its table: models in rows, NFE in columns, and below it how it was measured. `rows` chooses and
+orders the rows. With `nfe=NFE` in place of a metric the metrics are the columns.
+
+    python -m benchmarks.tables --add=digits --from runs/digits_dmmd
+    python -m benchmarks.tables --add=noise --from "noise=runs/digits_dmmd" "none=runs/without"
+
+keep the results of a run, or of the students of several runs under names of their own.
+"""
+
+import argparse
+import difflib
+import json
+import pathlib
+import re
+import sys
+import textwrap
+
+from dmmd_jax.report import _number as number
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+SPLITS = {"held_out": "test", "validation": "validation", "train": "training"}
+TITLES = {
+  "class_tv": "class TV",
+  "component_tv": "component TV",
+  "entropy": "entropy, nats",
+  "fid": "FID",
+  "frechet": "Fréchet distance",
+  "gradient_moment": "Gradient Moment",
+  "impossible": "impossible samples",
+  "kernel_mmd": "kernel MMD²",
+  "mmd2": "MMD²",
+  "nll": "nats per token",
+  "perplexity": "perplexity",
+  "unigram_entropy": "unigram entropy, nats",
+}
+# What a results file keeps of an evaluation; command and commit stand for the whole config.
+_KEPT = ("split", "rows", "reference", "reference_split", "bits_per_token", "made_by")
+_TABLE = re.compile(r"<!-- table (\S+)((?: \w+=.+?)*) -->\n.*?<!-- end table -->", re.DOTALL)
+_OPTION = re.compile(r" (metric|nfe|rows)=")
+
+
+class TableError(Exception):
+  """A table that cannot be made; the message says which one, and why."""
+
+
+def load(name: str) -> dict:
+  """The results of an experiment. Raises `TableError` where there are none."""
+  path = RESULTS / f"{name}.json"
+  if not path.is_file():
+    known = sorted(path.stem for path in RESULTS.glob("*.json"))
+    near = difflib.get_close_matches(name, known, 1)
+    raise TableError(f"no docs/results/{name}.json" + (f"; did you mean {near[0]}?" * bool(near)))
+  return json.loads(path.read_text())
+
+
+def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> str:
+  """Markdown of a table and its caption. Raises `TableError` for rows that are not there."""
+  column = "nfe" if metric else "metric"
+  found = [r for r in results["rows"] if metric in ("", r["metric"]) and nfe in ("", str(r["nfe"]))]
+  models = rows.split("|") if rows else list(dict.fromkeys(row["model"] for row in found))
+  cells = {(row["model"], row[column]): number(row["value"], row["stderr"]) for row in found}
+  if not models:
+    raise TableError("no such rows")
+  columns = list(dict.fromkeys(row[column] for row in found if row["model"] in models))
+  columns = sorted(columns) if metric else columns
+  lines = [
+    f"| {TITLES.get(metric, metric)}{', NFE' * bool(metric)} | "
+    + f"{' | '.join(TITLES.get(str(name), str(name)) for name in columns)} |",
+    "|---" * (len(columns) + 1) + "|",
+  ]
+  for model in models:
+    if not any((model, name) in cells for name in columns):
+      raise TableError(f"no row {model}")
+    lines.append(f"| {model} | {' | '.join(cells.get((model, n), '') for n in columns)} |")
+  return "\n".join([*lines, "", *textwrap.wrap(caption(results, metric), 100)])
+
+
+def caption(results: dict, metric: str) -> str:
+  """How the cells of a table were measured."""
+  parts = [results["caption"]]
+  if metric in results.get("reference", {}):
+    split = SPLITS[results["reference_split"]]
+    parts.append(f"Real data ({split} split): {number(*results['reference'][metric])}.")
+  commit = (results["made_by"].get("commit") or "unknown").replace("-dirty", "+")
+  parts.append(f"`{results['command']}`, commit {commit[:7] + '+' * commit.endswith('+')}.")
+  return " ".join(parts)
+
+
+def fill(text: str) -> str:
+  """A document with its tables made anew. Raises `TableError`."""
+
+  def table(found: re.Match) -> str:
+    name, options = found.groups()
+    _, *parts = _OPTION.split(options)
+    chosen = dict(zip(parts[::2], parts[1::2], strict=True))
+    try:
+      body = render(load(name), **chosen)
+    except TableError as error:
+      raise TableError(f"table {name}{options}: {error}") from error
+    return f"<!-- table {name}{options} -->\n\n{body}\n\n<!-- end table -->"
+
+  return _TABLE.sub(table, text)
+
+
+def of_run(workdir: pathlib.Path, name: str = "") -> dict:
+  """What a results file keeps of an evaluation; with a `name`, of its student by that name."""
+  results = json.loads((workdir / "evaluate" / "results.json").read_text())
+  samples = results["rows"][0]["num_samples"]
+  split = SPLITS[results["split"]]
+  kept = {key: results[key] for key in _KEPT} | {
+    "caption": f"{samples:,} samples a cell, against the {split} split; ± is one standard error."
+  }
+  if name:
+    kept["rows"] = [row | {"model": name} for row in kept["rows"] if row["model"] == "student"]
+  return kept
+
+
+def of_runs(sources: list[str]) -> dict:
+  """What a results file keeps of runs `WORKDIR` or `NAME=WORKDIR`, or of one `results.json`."""
+  found = []
+  for source in sources:
+    name, _, path = source.rpartition("=")
+    path = pathlib.Path(path)
+    found.append(of_run(path, name) if path.is_dir() else json.loads(path.read_text()))
+  return found[0] | {"rows": [row for results in found for row in results["rows"]]}
+
+
+def save(name: str, results: dict) -> None:
+  """Writes a results file, one row a line, so that changes can be read."""
+  rows = ",\n".join(f"  {json.dumps(row)}" for row in results["rows"])
+  rest = {key: value for key, value in results.items() if key != "rows"}
+  text = json.dumps(rest, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{rows}\n ]\n}}\n'
+  RESULTS.mkdir(exist_ok=True)
+  (RESULTS / f"{name}.json").write_text(text)
+
+
+def documents() -> list[pathlib.Path]:
+  return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
+  parser.add_argument("--add", help="name of a results file to write first")
+  parser.add_argument("--from", nargs="+", dest="sources", help="workdirs, or a results.json")
+  parser.add_argument("--command", help="the command that made it; default: what the file says")
+  args = parser.parse_args()
+  if args.add:
+    results = of_runs(args.sources)
+    save(args.add, results | ({"command": args.command} if args.command else {}))
+  try:
+    for path in documents():
+      text = path.read_text()
+      if (filled := fill(text)) != text:
+        path.write_text(filled)
+        print(f"{path.relative_to(ROOT)}: tables made anew")
+  except TableError as error:
+    sys.exit(f"benchmarks.tables: {error}")
+
+
+if __name__ == "__main__":
+  main()

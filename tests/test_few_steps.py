@@ -1,0 +1,45 @@
+"""Comparisons of students over seeds."""
+
+import json
+
+import numpy as np
+
+from benchmarks import few_steps
+
+
+def run(model, *cells):
+  return {
+    (model, "m", steps): (*cell, 2 * steps) for steps, cell in zip((1, 2), cells, strict=True)
+  }
+
+
+RUNS = [
+  run("student", (1.0, 0.3), (1.0, 0.1)) | run("teacher", (5.0, 0.5), (6.0, 0.0)),
+  run("student", (1.0, 0.4), (3.0, 0.1)) | run("teacher", (5.0, 0.5), (6.0, 0.0)),
+]
+
+
+def test_errors_over_seeds_are_never_below_those_of_a_cell():
+  found = few_steps.statistics({"method": RUNS, "other": RUNS[:1]}, "m", (1, 2))
+  # Seeds agree by chance: the root mean square of 0.3 and 0.4. They differ: 2/sqrt(2)/sqrt(2).
+  np.testing.assert_allclose(found["method"], [[1.0, np.sqrt(0.125), 2], [2.0, 1.0, 4]])
+  np.testing.assert_allclose(found["other"], [[1.0, 0.3, 2], [1.0, 0.1, 4]])
+  np.testing.assert_allclose(found["teacher"], [[5.0, 0.5, 2], [6.0, 0.0, 4]])
+
+
+def test_a_summary_says_what_its_errors_are():
+  found = few_steps.summary({"method": RUNS}, ("m",), (1, 2), "validation")
+  last = {"model": "method", "metric": "m", "nfe": 4, "value": 2.0, "stderr": 1.0}
+  assert found["rows"][-1] == last and len(found["rows"]) == 4
+  assert found["caption"].startswith("2 seeds, against the validation split")
+  assert "fewer than three" in found["caption"]
+  three = few_steps.summary({"method": [*RUNS, RUNS[0]]}, ("m",), (1, 2), "held_out")
+  assert three["caption"].startswith("3 seeds, against the test split")
+  assert "fewer" not in three["caption"]
+
+
+def test_comparisons_read_steps_and_errors(tmp_path):
+  row = {"model": "student", "steps": 2, "nfe": 4, "metric": "fid", "value": 3.0, "stderr": None}
+  (tmp_path / "evaluate").mkdir()
+  (tmp_path / "evaluate" / "results.json").write_text(json.dumps({"rows": [row]}))
+  assert few_steps.read(tmp_path) == {("student", "fid", 2): (3.0, 0.0, 4)}

@@ -1,0 +1,88 @@
+"""The documentation shows what result files hold."""
+
+import json
+
+import pytest
+
+from benchmarks import tables
+
+RESULTS = {
+  "caption": "Three seeds.",
+  "command": "python -m measure",
+  "made_by": {"commit": 40 * "a" + "-dirty"},
+  "reference": {"frechet": [4.5, None]},
+  "reference_split": "validation",
+  "rows": [
+    {"model": "teacher", "metric": "frechet", "nfe": 16, "value": 25.0, "stderr": 1.0},
+    {"model": "teacher", "metric": "frechet", "nfe": 4, "value": 86.1, "stderr": None},
+    {"model": "student", "metric": "frechet", "nfe": 4, "value": 23.28, "stderr": 0.54},
+    {"model": "student", "metric": "entropy", "nfe": 4, "value": 1.2, "stderr": None},
+  ],
+}
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "RESULTS", tmp_path)
+  tables.save("digits", RESULTS)
+
+
+def test_a_table_has_rows_as_asked_and_evaluations_in_order():
+  lines = tables.render(tables.load("digits"), "frechet", rows="student|teacher").splitlines()
+  assert lines == [
+    "| Fréchet distance, NFE | 4 | 16 |",
+    "|---|---|---|",
+    "| student | 23.28 ± 0.54 |  |",
+    "| teacher | 86.100 | 25.0 ± 1.0 |",
+    "",
+    "Three seeds. Real data (validation split): 4.500. `python -m measure`, commit aaaaaaa+.",
+  ]
+
+
+def test_at_a_number_of_evaluations_the_metrics_are_the_columns():
+  lines = tables.render(RESULTS, nfe="4", rows="student").splitlines()
+  assert lines[0] == "|  | Fréchet distance | entropy, nats |"
+  assert lines[2] == "| student | 23.28 ± 0.54 | 1.200 |"
+
+
+def test_a_document_is_filled_in_once():
+  text = (
+    "# Title\n\n<!-- table digits metric=frechet rows=student -->\nold\n<!-- end table -->\nrest\n"
+  )
+  filled = tables.fill(text)
+  assert "| student | 23.28 ± 0.54 |" in filled and "old" not in filled and "teacher" not in filled
+  assert filled.startswith("# Title\n\n<!-- table digits") and filled.endswith("-->\nrest\n")
+  assert tables.fill(filled) == filled
+
+
+@pytest.mark.parametrize(
+  ("spec", "message"),
+  [
+    ("digit metric=frechet", "no docs/results/digit.json; did you mean digits"),
+    ("digits metric=frechet rows=studnt", "no row studnt"),
+    ("digits metric=fid", "no such rows"),
+  ],
+)
+def test_a_table_that_cannot_be_made_says_why(spec, message):
+  with pytest.raises(tables.TableError, match=message):
+    tables.fill(f"<!-- table {spec} -->\n<!-- end table -->")
+
+
+def test_the_results_of_runs_are_kept_without_their_configs(tmp_path):
+  (tmp_path / "evaluate").mkdir()
+  rows = [row | {"num_samples": 1080} for row in RESULTS["rows"]]
+  results = {"rows": rows, "split": "held_out", "reference": {}, "reference_split": "train"}
+  results |= {"bits_per_token": {}, "made_by": {}, "config": {"network": {"width": 3}}}
+  (tmp_path / "evaluate" / "results.json").write_text(json.dumps(results))
+  kept = tables.of_runs([str(tmp_path)])
+  assert kept["rows"] == rows and "config" not in kept
+  assert kept["caption"].startswith("1,080 samples a cell, against the test split")
+  two = tables.of_runs([f"a=b={tmp_path}", f"other={tmp_path}"])["rows"]
+  assert [row["model"] for row in two] == ["a=b", "a=b", "other", "other"]
+
+
+def test_every_table_of_the_documentation_is_what_its_results_say(monkeypatch):
+  monkeypatch.undo()
+  for path in tables.documents():
+    text = path.read_text()
+    assert tables.fill(text) == text, f"{path}: run make tables"
