@@ -58,7 +58,8 @@ def load(name: str) -> dict:
   if not path.is_file():
     known = sorted(path.stem for path in RESULTS.glob("*.json"))
     near = difflib.get_close_matches(name, known, 1)
-    raise TableError(f"no docs/results/{name}.json" + (f"; did you mean {near[0]}?" * bool(near)))
+    meant = f"; did you mean {near[0]}?" if near else ""
+    raise TableError(f"no docs/results/{name}.json{meant}")
   return json.loads(path.read_text())
 
 

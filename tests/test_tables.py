@@ -59,6 +59,7 @@ def test_a_document_is_filled_in_once():
   ("spec", "message"),
   [
     ("digit metric=frechet", "no docs/results/digit.json; did you mean digits"),
+    ("elsewhere metric=frechet", "no docs/results/elsewhere.json"),
     ("digits metric=frechet rows=studnt", "no row studnt"),
     ("digits metric=fid", "no such rows"),
   ],
