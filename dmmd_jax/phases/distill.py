@@ -16,6 +16,7 @@ from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import finish_sample, mean_entropy
 from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.phases import build
+from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.phases.teacher import trained
 from dmmd_jax.records import Sources
 
@@ -60,7 +61,7 @@ def updates_per_step(config) -> int:
   return 1 + config.auxiliary_updates
 
 
-def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Callable]:
+def make_step(config, dataset, denoiser: Denoiser) -> tuple[Callable, Callable]:
   """`init(key, teacher)` and `step(state, batch, key)` of the method of `config.distill`.
 
   A batch holds one part of `batch_size` examples per update.
@@ -143,7 +144,7 @@ def make_step(config, dataset, denoiser: build.Denoiser) -> tuple[Callable, Call
 
 
 def make_losses(
-  config, dataset, denoiser: build.Denoiser, student: build.Denoiser
+  config, dataset, denoiser: Denoiser, student: Denoiser
 ) -> Callable[..., tuple[jax.Array, jax.Array | None, dict[str, jax.Array]]]:
   """`losses(eta, phi, theta, batch, key)`: the student's loss, the auxiliary's, and metrics.
 
@@ -208,7 +209,7 @@ def make_losses(
   return score_losses if c.method == "kernel_score" else dmmd_losses
 
 
-def make_score(config, dataset, denoiser: build.Denoiser) -> Callable[..., jax.Array]:
+def make_score(config, dataset, denoiser: Denoiser) -> Callable[..., jax.Array]:
   """`score(theta, log_mean, batch, z_t, t, key)` of `config.distill.score`.
 
   `log_mean`, `z_t` and `t` are those of all noises, as `dmmd.rollout` gives them; `batch` is the

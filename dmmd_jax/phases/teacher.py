@@ -16,6 +16,7 @@ from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
+from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.records import Sources
 
 
@@ -58,7 +59,7 @@ def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherSta
   return TeacherState(training.Trainable.create(params, optimizer), params)
 
 
-def make_step(config, denoiser: build.Denoiser, optimizer: optax.GradientTransformation):
+def make_step(config, denoiser: Denoiser, optimizer: optax.GradientTransformation):
   """`step(state, batch, key)`: one update of the teacher and of its average."""
   c = config.teacher
   return supervised_step(
@@ -92,7 +93,7 @@ def supervised_step(loss, optimizer: optax.GradientTransformation, config, in_bi
   return step
 
 
-def teacher_loss(params, denoiser: build.Denoiser, config, batch: Batch, key: jax.Array):
+def teacher_loss(params, denoiser: Denoiser, config, batch: Batch, key: jax.Array):
   """The loss `config.loss` at random times, in nats per token; some labels are dropped."""
   if denoiser.num_classes:
     key, drop_key = jax.random.split(key)
@@ -106,7 +107,7 @@ def teacher_loss(params, denoiser: build.Denoiser, config, batch: Batch, key: ja
 
 
 def losses_at_random_times(
-  loss, params, denoiser: build.Denoiser, batch: Batch, key, num_timesteps: int = 0
+  loss, params, denoiser: Denoiser, batch: Batch, key, num_timesteps: int = 0
 ):
   """`loss` of every position of a batch, corrupted at low-discrepancy times."""
   x = batch.tokens
@@ -120,7 +121,7 @@ def losses_at_random_times(
 
 
 def negative_elbo(
-  denoiser: build.Denoiser, params, tokens: np.ndarray, seed: int, batch_size: int, draws: int = 8
+  denoiser: Denoiser, params, tokens: np.ndarray, seed: int, batch_size: int, draws: int = 8
 ) -> np.ndarray:
   """The continuous-time bound of tokens `[n, ...]` in nats per token, `[n]`, each at `draws` times.
 

@@ -13,6 +13,7 @@ from dmmd_jax import parallel
 from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.phases import build, distill, evaluate, teacher
+from dmmd_jax.phases.denoiser import Denoiser
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_sampler_asks_for_all_classes_equally_often(of_classes):
   _, denoiser, _ = of_classes
   asked = []
 
-  class Spy(build.Denoiser):
+  class Spy(Denoiser):
     def log_mean(self, params, z, t, key=None):
       asked.append(self.labels)
       return jnp.zeros((*z.shape, 17))

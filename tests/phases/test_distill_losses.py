@@ -21,6 +21,7 @@ from dmmd_jax.diffusion.samplers import finish_sample
 from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.networks.noise import sample_noise
 from dmmd_jax.phases import build, distill
+from dmmd_jax.phases.denoiser import Denoiser
 
 K, D, B = 3, 4, 6
 KEY = jax.random.key(5)
@@ -333,12 +334,12 @@ def test_the_marginal_objective_is_unbiased():
   )
   coins = Dataset(np.array([[0], [1]]), np.array([[0], [1]]), 2)
 
-  class Denoiser(build.Denoiser):
+  class Clean(Denoiser):
     def log_mean(self, params, z, t, key=None):
       return jnp.log(jax.nn.one_hot((t > 0.5).astype(int), 2) + 1e-30)[:, None]
 
   parts = (build.make_denoiser(config, coins, student) for student in (False, True))
-  parts = [Denoiser(**{f.name: getattr(d, f.name) for f in dataclasses.fields(d)}) for d in parts]
+  parts = [Clean(**{f.name: getattr(d, f.name) for f in dataclasses.fields(d)}) for d in parts]
   losses = distill.make_losses(config, coins, *parts)
 
   def value(key):

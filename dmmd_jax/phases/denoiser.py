@@ -1,0 +1,124 @@
+"""A network with the meaning of what it predicts."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.diffusion import processes
+from dmmd_jax.networks import noise
+from dmmd_jax.networks.layers import Cache
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Denoiser:
+  """A network with the meaning of what it predicts, `mean` or `leave_one_out`.
+
+  One of several blocks predicts a block from the clean blocks before it: `given` them all
+  (`context`) in training, from a cache in sampling. One that knows classes is `given` labels, of
+  which `num_classes` itself stands for none; with `guidance` w it predicts in proportion to
+  `p(x | label)^(1 + w) / p(x)^w` (classifier-free guidance, arXiv 2207.12598), in two evaluations.
+  """
+
+  module: nn.Module
+  process: processes.Process
+  prediction: str
+  shape: tuple[int, ...]
+  noise_kind: str = "none"
+  noise_dim: int = 0
+  noise_scale: float = 1.0
+  context: jax.Array | None = None
+  labels: jax.Array | None = None
+  guidance: float = 0.0
+  training: bool = False
+
+  @property
+  def num_classes(self) -> int:
+    return self.module.config.num_classes
+
+  @property
+  def num_blocks(self) -> int:
+    block = getattr(self.module.config, "block", 0)
+    return self.shape[0] // (block or self.shape[0])
+
+  def given(self, batch: Batch) -> "Denoiser":
+    """Itself, for corruptions of the `n` examples of a batch, `B/n` in a row of each."""
+    return dataclasses.replace(
+      self,
+      context=batch.tokens if self.num_blocks > 1 else None,
+      labels=batch.labels if self.num_classes else None,
+    )
+
+  def guided(self, guidance: float) -> "Denoiser":
+    return dataclasses.replace(self, guidance=guidance)
+
+  def evaluations(self, steps: int) -> int:
+    """NFE: how often the network sees a position while it is sampled in so many `steps`."""
+    writing = 1 if self.num_blocks > 1 else 0  # of the clean block to the cache
+    return steps * (2 if self._is_guided else 1) + writing
+
+  @property
+  def _is_guided(self) -> bool:
+    return bool(self.guidance and self.num_classes)
+
+  def in_training(self) -> "Denoiser":
+    """Itself with dropout."""
+    return dataclasses.replace(self, training=True)
+
+  def init(self, key: jax.Array) -> Any:
+    """Parameters that carry logical axis names."""
+    z = jnp.zeros((1, *self.shape), jnp.int32)
+    labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
+    return self.module.init(key, z, jnp.zeros(1), self._noise(key, z), labels=labels)["params"]
+
+  def log_probs(
+    self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
+  ) -> jax.Array:
+    """Log-probabilities float32 `[B, ..., K]`, in the network's own meaning.
+
+    A student draws its noise from `key`; the other networks need none but for dropout.
+    """
+    given = {"context": self.context, "labels": self.labels}
+    given = {n: jnp.repeat(x, len(z) // len(x), axis=0) for n, x in given.items() if x is not None}
+    if self.training:
+      given |= {"training": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}}
+    predict = functools.partial(self.module.apply, {"params": params}, z, t, self._noise(key, z))
+    log_probs = jax.nn.log_softmax(predict(**given))
+    if self._is_guided:
+      given["labels"] = jnp.full(len(z), self.num_classes)
+      without = jax.nn.log_softmax(predict(**given))
+      log_probs = jax.nn.log_softmax(log_probs + self.guidance * (log_probs - without))
+    return log_probs
+
+  def log_mean(
+    self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
+  ) -> jax.Array:
+    """`log E[x | z_t]`, whatever the network predicts."""
+    return self._to_mean(self.log_probs(params, z, t, key), z, t)
+
+  def block_log_mean(
+    self, params: Any, cache: Cache, start: jax.Array, z: jax.Array, t: jax.Array, key
+  ) -> jax.Array:
+    """`log E[x | z_t, clean blocks before]` of the block `z` that begins at token `start`."""
+    noise = self._noise(key, z)
+    logits, _ = self.module.apply({"params": params}, z, t, noise, cache=cache, start=start)
+    return self._to_mean(jax.nn.log_softmax(logits), z, t)
+
+  def remember(self, params: Any, cache: Cache, start: jax.Array, x: jax.Array) -> Cache:
+    """The cache with a clean block `x` `[B, block]` written."""
+    clean = jnp.zeros(len(x))
+    return self.module.apply({"params": params}, x, clean, cache=cache, start=start)[1]
+
+  def empty_cache(self, batch_size: int) -> Cache:
+    return self.module.config.empty_cache(batch_size)
+
+  def _to_mean(self, log_probs: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
+    return log_probs if self.prediction == "mean" else self.process.to_mean(log_probs, z, t)
+
+  def _noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
+    drawn = noise.sample_noise(key, self.noise_kind, z.shape[0], z.shape[1:], self.noise_dim)
+    return None if drawn is None else self.noise_scale * drawn
