@@ -6,10 +6,17 @@ is left out where it is not installed.
 """
 
 import argparse
+import json
+import os
+import pathlib
+import platform
 import resource
 import time
 
 import numpy as np
+
+from benchmarks import tables
+from dmmd_jax.versions import made_by
 
 NUM_TOKENS, NUM_CATEGORIES, C = 64, 17, 0.9
 
@@ -67,7 +74,7 @@ def contestants() -> dict:
   return found
 
 
-def speed(size: int, rounds: int) -> None:
+def speed(size: int, rounds: int, out: pathlib.Path | None = None) -> None:
   x, y = samples(size)
   methods = contestants()
   seconds = {name: [] for name in methods}
@@ -79,14 +86,25 @@ def speed(size: int, rounds: int) -> None:
       start = time.perf_counter()
       method(x, y)
       seconds[name].append(time.perf_counter() - start)
-  best = {name: np.median(times) for name, times in seconds.items()}
-  print(f"\n{size} against {size} sequences of {NUM_TOKENS} tokens of {NUM_CATEGORIES}\n")
-  print("| | seconds (median, min to max) | times ours | MMD² |\n|---|---|---|---|")
-  for name, times in seconds.items():
-    print(
-      f"| {name} | {best[name]:.2f} ({min(times):.2f} to {max(times):.2f})"
-      f" | {best[name] / best['dmmd_jax']:.1f} | {values[name]:.6e} |"
+  best = {name: float(np.median(times)) for name, times in seconds.items()}
+  cells = [
+    {"model": name, "metric": metric, "nfe": size, "value": value, "stderr": None}
+    for name in methods
+    for metric, value in (
+      ("seconds", best[name]),
+      ("times ours", best[name] / best["dmmd_jax"]),
+      ("MMD² × 10⁴", 1e4 * values[name]),
     )
+  ]
+  found = {
+    "caption": f"Median of {rounds} rounds, all in turns in one process, {os.cpu_count()} cores.",
+    "command": "python -m benchmarks.mmd",
+    "made_by": made_by(platform.machine()),
+    "rows": cells,
+  }
+  print(f"\n{tables.render(found, nfe=str(size))}")
+  if out:
+    out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def memory(size: int) -> None:
@@ -99,10 +117,15 @@ def memory(size: int) -> None:
   print(f"{size} against {size}: MMD² {value:.3e}, {seconds:.0f} s, peak {peak:.2f} GiB")
 
 
-if __name__ == "__main__":
+def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--size", type=int, default=5000)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--memory", action="store_true", help="peak memory of 50,000 against 50,000")
+  parser.add_argument("--out", type=pathlib.Path, help="a file for the documentation's table")
   args = parser.parse_args()
-  memory(50_000) if args.memory else speed(args.size, args.rounds)
+  memory(50_000) if args.memory else speed(args.size, args.rounds, args.out)
+
+
+if __name__ == "__main__":
+  main()
