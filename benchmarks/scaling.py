@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.counting import collectives, flops, num_bytes, work
+from benchmarks.counting import collectives
 from benchmarks.scaling_report import MESHES, TARGETS, render
 from dmmd_jax import parallel, training
 from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.flops import flops, num_bytes, work
 from dmmd_jax.phases import build, distill, teacher
 
 

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, shown
 from dmmd_jax.fields import FIELDS, PHASES
+from dmmd_jax.image_size import settle
 
-__all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
+__all__ = ["PHASES", "ConfigError", "apply_preset", "settle"]  # for others to have from here
 
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
 TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
@@ -55,6 +56,10 @@ def _check_dataset(config: ConfigDict) -> None:
   _require(
     dataset.name not in ("npz", "folder", "textfile") or dataset.get("path"),
     f"dataset.name is {shown(dataset.name)} and dataset.path is ''; name the file or folder",
+  )
+  _require(
+    is_text or dataset.name in DATASETS or dataset.shape,
+    "dataset.shape is (), and was not read from the files; expected (height, width, channels)",
   )
   if not is_text:
     return
@@ -127,14 +132,14 @@ def _check_uvit(network: ConfigDict, shape: tuple[int, ...]) -> None:
   _require(
     all(side % divisor == 0 for side in shape[:2]),
     f"network.channels halves the image {len(network.channels)} times; expected sides"
-    f" {shape[0]} x {shape[1]} to be multiples of {divisor}",
+    f" {shape[0]} x {shape[1]} to be multiples of {divisor}: pad, crop or resize the images",
   )
 
 
 def _check_transformer(config: ConfigDict, shape: tuple[int, ...]) -> None:
   network, sides = config.network, shape[:2]
   _require(
-    all(side % network.patch == 0 for side in sides),
+    network.patch and all(side % network.patch == 0 for side in sides),
     f"network.patch is {network.patch}; expected a divisor of the sides"
     f" {' x '.join(map(str, sides))} of {config.dataset.name}",
   )

@@ -6,7 +6,7 @@ it, and it can be printed. Rules on several fields together are in `config.py`.
 
 import dataclasses
 
-from dmmd_jax.rules import Choice, Flag, Items, Real, Row, Rule, Text, Whole
+from dmmd_jax.rules import Choice, Flag, Items, Or, Real, Row, Rule, Text, Whole
 
 PHASES = ("teacher", "reference", "distill", "evaluate")
 
@@ -67,7 +67,11 @@ FIELDS: dict[str, Field] = {
     Items(Choice(PHASES), distinct=True),
     "What runs, in order; a phase that is complete in the workdir is not run again.",
   ),
-  "preset": Field(Text(), 'A name in `presets`, fields that are set together; "" is none.'),
+  "preset": Field(
+    Text(),
+    'A name in `presets`, fields that are set together; "" is none; "auto" is the one whose name, a'
+    " side in pixels, is nearest to the size of the images.",
+  ),
   **_section(
     "run",
     seed=Field(Whole(0, 2**32 - 4), "Of all random numbers; up to three above it are used, too."),
@@ -92,7 +96,9 @@ FIELDS: dict[str, Field] = {
       " tensorflow-datasets with images of one size; texts: english (ships with Python) | textfile"
       " (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
     ),
-    shape=Field(_SHAPE, "What an image is like.", ("images",)),
+    shape=Field(
+      Or(_SHAPE, (), "what the files say"), "Height, width, channels of an image.", ("images",)
+    ),
     path=Field(
       Text(),
       "npz and textfile: the file; folder and textfile: the folder; tensorflow-datasets: its"
@@ -140,8 +146,9 @@ FIELDS: dict[str, Field] = {
       " (all but matrix products).",
     ),
     patch=Field(
-      Whole(1),
-      "Images: p x p pixels are one position of the transformer; sequences: p tokens.",
+      Whole(),
+      "Images: p x p pixels are one position of the transformer; 0 is the common divisor of the"
+      " sides that is nearest to 4. Sequences: p tokens.",
       ("transformer",),
     ),
     positions=Field(Choice(("rotary", "learned")), "How positions are told.", ("transformer",)),

@@ -44,7 +44,7 @@ def main(overrides: dict[str, str]) -> None:
   name = pathlib.Path(_CONFIG.value.partition(":")[0]).stem
   try:
     config, given = config_file.load(_CONFIG.value, overrides)
-    config_checks.apply_preset(config, given)
+    config_checks.settle(config, given)
     config_checks.check(config)
     workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
     records.check(config, workdir, _UNFINISHED.value)

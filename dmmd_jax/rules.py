@@ -171,3 +171,22 @@ class Row:
   def __str__(self) -> str:
     places = (f"{name} {rule}" for name, rule in zip(self.names, self.rules, strict=True))
     return f"({'; '.join(places)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Or:
+  """What a rule accepts, or one value that stands for something else."""
+
+  rule: Rule
+  value: object
+  meaning: str
+
+  def accepts(self, value: object) -> bool:
+    is_own = type(value) is type(self.value) and value == self.value
+    return is_own or self.rule.accepts(value)
+
+  def read(self, text: str) -> object:
+    return self.rule.read(text)
+
+  def __str__(self) -> str:
+    return f"{self.rule}, or {self.value!r} for {self.meaning}"

@@ -16,7 +16,7 @@ import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dmmd_jax import checkpoints, parallel, signals
+from dmmd_jax import checkpoints, estimate, parallel, signals
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.progress import progress_bar
 
@@ -144,6 +144,8 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
   folder = directory / "checkpoints"
   abstract = checkpoints.abstract_like(jax.eval_shape(init, init_key, job.given), shardings)
   start, state = checkpoints.restore_newest(folder, abstract)
+  left = range(start, job.num_steps)
+  step_fn = estimate.Announced(job.name, step_fn, abstract, left, mesh)
   if not start:
     state = init(init_key, job.given)
   log = _Log(job, directory, start, config)
@@ -156,7 +158,7 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
     parallel.use(mesh),
   ):
     batches = job.batches.read(start, rows) if start < job.num_steps else iter(())
-    for step, batch in zip(range(start, job.num_steps), batches, strict=False):
+    for step, batch in zip(left, batches, strict=False):
       state, metrics = step_fn(state, parallel.place_batch(mesh, batch, rows, size), step)
       log.add(step + 1, metrics)
       last, stopped = step + 1 == job.num_steps, stop.requested(step)

@@ -50,15 +50,16 @@ def load_folder(path: str) -> Dataset:
 
 def folder_shape(path: str) -> tuple[int, int, int]:
   """Shape `(H, W, C)` of the first image below a folder. Raises `ImageError`."""
-  return _look(_png_files(path)[0])[1]
+  return _look(_png_files(path, tell=False)[0])[1]
 
 
-def _png_files(path: str) -> list[pathlib.Path]:
+def _png_files(path: str, tell: bool = True) -> list[pathlib.Path]:
+  """All PNG files below a folder; whether to `tell` which images are ignored."""
   if not path:
     raise ImageError("dataset.path is ''; name a folder of PNG files")
   root = expand(path)
   if root.is_file():
-    raise ImageError(f"{path} is a file; expected a folder of PNG files")
+    raise ImageError(f"{path} is a file; expected a folder of PNG files, or dataset.name=npz")
   try:
     found = find_files(root)
   except OSError as error:
@@ -70,7 +71,7 @@ def _png_files(path: str) -> list[pathlib.Path]:
       f"found no PNG files below {path}; expected images of one size there"
       + (f", as PNG: convert {others[0].name} and the like" if others else "")
     )
-  if others:
+  if others and tell:
     print(f"{path}: {len(others)} files such as {others[0].name} are ignored; only PNG is read")
   return files
 

@@ -43,7 +43,8 @@ def make_images(config) -> Dataset:
     dataset = images.load_tfds(c.name, c.path)
   if dataset.shape != c.shape:
     raise images.ImageError(
-      f"the images of {c.name} are {dataset.shape}; dataset.shape is {c.shape}: set it so"
+      f"the images of {c.name} are {dataset.shape}; dataset.shape is {c.shape}: set it so,"
+      " or to () to have it read from the files"
     )
   if config.network.classes and not dataset.num_classes:
     raise images.ImageError(f"network.classes is True; {c.name} has no labels")

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.counting import flops
 from configs import cifar_dmmd
 from dmmd_jax import training
 from dmmd_jax.data.images import stripes
 from dmmd_jax.data.pipeline import Batches, Dataset
+from dmmd_jax.flops import flops
 from dmmd_jax.networks.noise import noise_channels, sample_noise
 from dmmd_jax.networks.uvit import UViT, UViTConfig
 from dmmd_jax.phases import build, teacher

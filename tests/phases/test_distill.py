@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.counting import flops
 from configs import coins_dmmd, coins_kernel, digits_dmmd
 from dmmd_jax import experiment, parallel, records, training
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import ancestral_sample
+from dmmd_jax.flops import flops
 from dmmd_jax.phases import build, distill
 
 
