@@ -7,7 +7,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, shown
+from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, nearest_of, shown
 from dmmd_jax.fields import FIELDS, PHASES
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
@@ -42,7 +42,8 @@ def _check_dataset(config: ConfigDict) -> None:
   _require(
     is_text or dataset.name in DATASETS or (dataset.name and "shape" in dataset),
     f"dataset.name is {shown(dataset.name)}; expected one of {', '.join((*DATASETS, *TEXTS))};"
-    " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py",
+    " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py"
+    f"{nearest_of(dataset.name, (*DATASETS, *TEXTS))}",
   )
   _require(
     not is_text or "reference" in config,
