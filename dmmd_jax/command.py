@@ -74,6 +74,15 @@ def keep_compiled_programs() -> None:
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/dmmd_jax"))
 
 
+def hide_logs_of_libraries() -> None:
+  """Lets tensorflow and XLA print errors only; to be called before any of them is imported.
+
+  A variable that the user has set stays as it is.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announced at every level where it is on
+
+
 def load_array(path: str) -> np.ndarray:
   """The one array of a .npy file. Raises `ValueError` where there is none."""
   file = pathlib.Path(os.path.expanduser(path))

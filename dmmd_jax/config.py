@@ -7,11 +7,10 @@ import math
 
 from ml_collections import ConfigDict
 
-from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, shown
+from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, nearest_of, shown
 from dmmd_jax.fields import FIELDS, PHASES
-from dmmd_jax.image_size import settle
 
-__all__ = ["PHASES", "ConfigError", "apply_preset", "settle"]  # for others to have from here
+__all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
 
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
 TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
@@ -43,7 +42,8 @@ def _check_dataset(config: ConfigDict) -> None:
   _require(
     is_text or dataset.name in DATASETS or (dataset.name and "shape" in dataset),
     f"dataset.name is {shown(dataset.name)}; expected one of {', '.join((*DATASETS, *TEXTS))};"
-    " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py",
+    " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py"
+    f"{nearest_of(dataset.name, (*DATASETS, *TEXTS))}",
   )
   _require(
     not is_text or "reference" in config,

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
+from dmmd_jax import config_search
 from dmmd_jax.fields import FIELDS
-from dmmd_jax.rules import Flag
+from dmmd_jax.rules import Choice, Flag, Items, Rule
 
 # presets.<name>, and the dot before a field of it
 _PRESET = re.compile(r"presets(\.[^.]*(\.|$)|$)")
@@ -55,9 +56,9 @@ def _is_flag(field: str) -> bool:
 def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, object]]:
   """The config of `path` with fields set from the command line, and these by name.
 
-  `path` may end in `:argument`, which `get_config` is given. `overrides` are the texts of fields.
-  Raises `ConfigError` where there is no such file, no config comes out of it, or it has no such
-  field.
+  `path` is found as by `config_search.find`, and may end in `:argument`, which `get_config` is
+  given. `overrides` are the texts of fields. Raises `ConfigError` where there is no such file, no
+  config comes out of it, or it has no such field.
   """
   config = _run(path)
   given = {}
@@ -77,17 +78,20 @@ def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, ob
 
 def _run(path: str) -> ConfigDict:
   """What `get_config` of a file returns."""
-  file, _, argument = (path, "", "") if pathlib.Path(path).is_file() else path.partition(":")
-  if not pathlib.Path(file).is_file():
-    others = map(str, pathlib.Path(file).parent.glob("*.py"))
-    meant = difflib.get_close_matches(file, others, 1)
-    raise ConfigError(f"no config file {shown(file)}{_did_you_mean(meant)}")
+  found, name, argument = config_search.find(path), path, ""
+  if not found:
+    name, _, argument = path.partition(":")
+    found = config_search.find(name)
+  if not found:
+    raise ConfigError(f"no config file {shown(name)}{_nearest_file(name)}")
+  file = str(found)
   module = types.ModuleType("config_of_run")
   module.__file__ = file
   sys.modules[module.__name__] = module
   try:
-    importlib.machinery.SourceFileLoader(module.__name__, file).exec_module(module)
-    config = module.get_config(*[argument] if argument else [])
+    with config_search.importable(found):
+      importlib.machinery.SourceFileLoader(module.__name__, file).exec_module(module)
+      config = module.get_config(*[argument] if argument else [])
   except (Exception, SystemExit) as error:  # a config is a program, which may fail in any way
     raise ConfigError(f"{_place(error, file)}: {type(error).__name__}: {_reason(error)}") from error
   _require(
@@ -95,6 +99,13 @@ def _run(path: str) -> ConfigDict:
     f"{file}: get_config() returns {shown(config)}; expected a ConfigDict",
   )
   return config
+
+
+def _nearest_file(name: str) -> str:
+  path, known = pathlib.Path(name), config_search.names()
+  others = [*map(str, path.parent.glob("*.py")), *known]
+  meant = [path.stem] if path.stem in known else difflib.get_close_matches(name, others, 1)
+  return _did_you_mean(meant) or "; --config without a value lists those that there are"
 
 
 def _place(error: BaseException, file: str) -> str:
@@ -121,7 +132,8 @@ def apply_preset(config: ConfigDict, given: dict) -> None:
   presets = config.get("presets", {})
   _require(
     config.preset in ("", *presets),
-    f"preset is {shown(config.preset)}; this config has {', '.join(presets) or 'none'}",
+    f"preset is {shown(config.preset)}; this config has {', '.join(presets) or 'none'}"
+    f"{nearest_of(config.preset, presets)}",
   )
   for field, value in flat(presets[config.preset]) if config.preset else ():
     if field not in given:
@@ -159,7 +171,9 @@ def _check_value(field: str, value: object) -> None:
   if name not in FIELDS:
     raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name)}")
   rule = FIELDS[name].rule
-  _require(rule.accepts(value), f"{field} is {shown(value)}; expected {rule}")
+  _require(
+    rule.accepts(value), f"{field} is {shown(value)}; expected {rule}{_nearest_choice(value, rule)}"
+  )
 
 
 def has(config: ConfigDict, field: str) -> bool:
@@ -174,6 +188,20 @@ def nearest(field: str, fields: Iterable[str] = FIELDS) -> str:
   same = [known for known in fields if known.rpartition(".")[2] == last]
   close = difflib.get_close_matches(field, fields, 1)
   return _did_you_mean(list(dict.fromkeys(close + same))[:3])
+
+
+def _nearest_choice(value: object, rule: Rule) -> str:
+  if isinstance(rule, Items):
+    items = value if isinstance(value, tuple) else ()
+    return next(filter(None, (_nearest_choice(item, rule.of) for item in items)), "")
+  return nearest_of(value, rule.names) if isinstance(rule, Choice) else ""
+
+
+def nearest_of(value: object, names: Iterable[object]) -> str:
+  """The end of a message about a value that is none of some names: the one that may be meant."""
+  names = [name for name in names if isinstance(name, str)]
+  is_wrong = isinstance(value, str) and value not in names
+  return _did_you_mean(difflib.get_close_matches(value, names, 1) if is_wrong else [])
 
 
 def _did_you_mean(names: list[str]) -> str:

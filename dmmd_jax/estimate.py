@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
 from dmmd_jax import flops
+from dmmd_jax.progress import duration, say
 
 # The time of a step is the mean over at least so many steps, which took at least so many seconds.
 _MEASURED_STEPS, _MEASURED_SECONDS = 3, 5.0
@@ -73,7 +73,7 @@ class Announced:
     left = self._steps.stop - step
     memory = f"{_size(self._needed)} of memory, " if self._needed else ""
     each = seconds / done
-    self._say(f"{memory}{each:.3g} s a step, about {_duration(left * each)} for {left:,} steps")
+    self._say(f"{memory}{each:.3g} s a step, about {duration(left * each)} for {left:,} steps")
 
   def _say_least_time(self, jaxpr: Any) -> None:
     try:
@@ -87,7 +87,7 @@ class Announced:
       return
     self._say(
       f"{len(self._steps):,} steps, each with {total / 1e9:,.3g} GFLOP of matrix products: at least"
-      f" {_duration(least)} at the speed of these devices"
+      f" {duration(least)} at the speed of these devices"
     )
     if on_cpu and least > _TOO_LONG_FOR_A_CPU:
       self._say(
@@ -104,8 +104,7 @@ class Announced:
       )
 
   def _say(self, text: str) -> None:
-    if jax.process_index() == 0:
-      tqdm.write(f"{self._name}: {text}")  # above a progress bar, not into it
+    say(f"{self._name}: {text}")
 
 
 def count_parameters(state: Any) -> str:
@@ -172,10 +171,3 @@ def _step_bytes(compiled: jax.stages.Compiled) -> int:
 
 def _size(num_bytes: float) -> str:
   return f"{num_bytes / 2**30:.3g} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:.3g} MiB"
-
-
-def _duration(seconds: float) -> str:
-  for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-    if seconds >= 2 * length:
-      return f"{seconds / length:,.3g} {unit}"
-  return f"{seconds:.0f} seconds"

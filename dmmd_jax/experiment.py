@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+import time
+from typing import TextIO
 
 import jax
 import numpy as np
@@ -10,6 +12,8 @@ from jax.experimental import multihost_utils
 
 from dmmd_jax import checkpoints, parallel, records
 from dmmd_jax.phases import build
+from dmmd_jax.progress import duration
+from dmmd_jax.summary import summary
 
 
 def run(config, workdir: epath.Path, unfinished: bool = False) -> None:
@@ -18,20 +22,20 @@ def run(config, workdir: epath.Path, unfinished: bool = False) -> None:
   `unfinished` lets a phase read a model whose own phase has not finished. Raises what data sets,
   `records` and phases raise; nothing is written before the data could be had.
   """
-  dataset = build.make_dataset(config)
   mesh = parallel.make_mesh(tuple(config.run.mesh))
-  processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-  print(f"{mesh.size} {jax.default_backend()} device(s){processes}, workdir {workdir}")
+  _tell(f"{_devices(mesh)}, workdir {workdir}")
+  dataset = build.make_dataset(config)
   while True:
     try:
       for phase in config.phases:
         run_phase(config, phase, dataset, workdir, mesh, unfinished)
+      if jax.process_index() == 0:
+        print(summary(config, workdir), flush=True)
       return
     except checkpoints.DamagedModelError as error:
       if not _made_here(config, workdir, error):
         raise
-      if jax.process_index() == 0:
-        print(f"dmmd_jax: {error}", file=sys.stderr)
+      _tell(f"dmmd_jax: {error}", sys.stderr)
       checkpoints.set_aside(error.directory, error.step)
 
 
@@ -49,8 +53,9 @@ def run_phase(
   folder, now = workdir / phase, records.depends(config, phase, sources)
   records.require_unchanged(folder, now)
   if _agreed(records.is_complete(folder, now)):
-    print(f"{phase}: complete in {folder}")
+    _tell(f"{phase}: complete in {folder}")
     return
+  start = time.monotonic()
   is_first = jax.process_index() == 0
   if is_first:
     records.begin(folder, now)
@@ -59,6 +64,19 @@ def run_phase(
   if is_first:
     records.finish(folder, now, result, parallel.describe(mesh))
   _agreed(True)  # the next phase reads the record
+  _tell(f"{phase}: finished after {duration(time.monotonic() - start)}, {folder}")
+
+
+def _devices(mesh: jax.sharding.Mesh) -> str:
+  kind, number = mesh.devices.flat[0].device_kind, jax.process_count()
+  processes = f" in {number} processes" if number > 1 else ""
+  return f"{mesh.size} {kind} device{'s' if mesh.size > 1 else ''}{processes}"
+
+
+def _tell(text: str, file: TextIO | None = None) -> None:
+  """Prints in the first of several processes."""
+  if jax.process_index() == 0:
+    print(text, file=file, flush=True)
 
 
 def _made_here(config, workdir: epath.Path, error: checkpoints.DamagedModelError) -> bool:

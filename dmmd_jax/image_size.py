@@ -9,6 +9,8 @@ from dmmd_jax.config_file import ConfigError, apply_preset, assign, check_fields
 # A position of few pixels knows little, and there are many of them; one of many has much to say.
 _PATCHES = range(2, 9)
 _USUAL_PATCH = 4
+# The preset that stands for the one of the nearest size.
+AUTO = "auto"
 
 
 def settle(config: ConfigDict, given: dict) -> None:
@@ -24,7 +26,7 @@ def settle(config: ConfigDict, given: dict) -> None:
   leaves_shape = dataset.get("shape") == ()
   if leaves_shape:
     assign(config, "dataset.shape", _read_shape(dataset.name, dataset.path))
-  if config.preset == "auto":
+  if config.preset == AUTO:
     config.preset = _nearest_preset(config)
   apply_preset(config, given)
   if "shape" in dataset and config.network.get("patch") == 0:

@@ -9,20 +9,25 @@ if __name__ == "__main__":  # before all that takes a while
   signals.end_in_one_line("dmmd_jax", "; the same command goes on from the last checkpoint")
 
 import contextlib
+import itertools
 import pathlib
 import sys
 import traceback
+from typing import NoReturn
 
 from absl import app, flags, logging
 from etils import epath
 
+from dmmd_jax import command, config_file, image_size, listing, records, storage
 from dmmd_jax import config as config_checks
-from dmmd_jax import config_file, records, storage
 from dmmd_jax import workdir as workdirs
-from dmmd_jax.command import keep_compiled_programs, one_line
+from dmmd_jax.fields import FIELDS
 
 _CONFIG = flags.DEFINE_string(
-  "config", None, "Experiment, a file of configs/; override with --config.section.field=value."
+  "config",
+  None,
+  "Experiment: a name or a file; without a value, the list of names and fields. Override with"
+  " --config.section.field=value; --config=NAME --help shows all values.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",
@@ -34,21 +39,25 @@ _UNFINISHED = flags.DEFINE_boolean(
   "unfinished", False, "Use a teacher or student whose own phase has not finished as it is."
 )
 
+_ALONE, _HELP = {"-config", "--config"}, {"-h", "-help", "--help"}
+
 
 def main(overrides: dict[str, str]) -> None:
   logging.set_verbosity(logging.WARNING)  # jax and orbax tell at length about what is normal
   # What fails in the threads of orbax is raised here, too.
   logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
+  sys.stdout.reconfigure(line_buffering=True)  # in order with what goes to standard error
   if not _CONFIG.value:
-    _exit("no --config; try --config=configs/digits_dmmd.py")
+    _exit("no --config; try --config=digits_dmmd, or --config alone for a list")
   name = pathlib.Path(_CONFIG.value.partition(":")[0]).stem
   try:
     config, given = config_file.load(_CONFIG.value, overrides)
-    config_checks.settle(config, given)
+    image_size.settle(config, given)
     config_checks.check(config)
     workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
     records.check(config, workdir, _UNFINISHED.value)
-    keep_compiled_programs()
+    command.keep_compiled_programs()
+    command.hide_logs_of_libraries()
     import jax
 
     from dmmd_jax import hosts
@@ -102,21 +111,47 @@ def _run(config, workdir: epath.Path) -> None:
 def parse(argv: list[str]) -> dict[str, str]:
   """Parses flags, and returns the texts of `--config.field=text` by their fields.
 
-  A bad flag ends the program in one line, with exit code 2.
+  `--config` without a value and `--help` are answered, which ends the program; a bad flag ends it
+  in one line, with exit code 2.
   """
   try:
     argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
     overrides, others = config_file.split(argv)
-    strays = flags.FLAGS(others)[1:]
+    if any(a in _ALONE and b.startswith("-") for a, b in itertools.pairwise([*others, "-"])):
+      _answer(listing.everything())
+    helps = _HELP & set(others)
+    strays = flags.FLAGS([argument for argument in others if argument not in helps])[1:]
+    if helps and _CONFIG.value:
+      config, given = config_file.load(_CONFIG.value, overrides)
+      if config.preset != image_size.AUTO:  # which depends on images, and these may not be there
+        config_checks.apply_preset(config, given)
+      _answer(listing.of_config(config))
+  except flags.UnrecognizedFlagError as error:
+    _exit(f"unknown flag --{error.flagname}{_flag_meant(error.flagname)}")
   except (flags.Error, config_checks.ConfigError, OSError, UnicodeDecodeError) as error:
     _exit(str(error))
+  if helps:
+    _answer(f"{__doc__.splitlines()[0]}\n{flags.FLAGS.main_module_help()}")
   if strays:
     _exit(f"unexpected arguments {' '.join(strays)}; options begin with --")
   return overrides
 
 
-def _exit(message: str, code: int = 2) -> None:
-  print("dmmd_jax:", one_line(message), file=sys.stderr)
+def _flag_meant(name: str) -> str:
+  """The end of a message about an unknown flag: a field without `--config.`, or a flag like it."""
+  fields = {name, name.partition(".")[2]} & FIELDS.keys()
+  if fields:
+    return f"; did you mean --config.{fields.pop()}?"
+  return config_file.nearest_of(f"--{name}", ("--config", "--workdir", "--unfinished", "--help"))
+
+
+def _answer(text: str) -> NoReturn:
+  command.run(lambda: print(text))
+  sys.exit(0)
+
+
+def _exit(message: str, code: int = 2) -> NoReturn:
+  print("dmmd_jax:", command.one_line(message), file=sys.stderr)
   sys.exit(code)
 
 

@@ -11,7 +11,7 @@ from dmmd_jax.workdir import write_whole
 
 _TEXTS = 8
 
-_TITLES = {
+TITLES = {
   "fid": "FID of all samples to the training split (Inception features; lower is better)",
   "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
   "kernel_mmd": "Kernel MMD² to held-out data (unbiased, so may be below 0)",
@@ -68,7 +68,7 @@ def results_table(results: dict) -> str:
   for metric in dict.fromkeys(row["metric"] for row in rows):
     of_metric = [r for r in rows if r["metric"] == metric]
     cells = {(r["model"], r["nfe"]): _number(r["value"], r["stderr"]) for r in of_metric}
-    parts += [f"### {_TITLES.get(metric, metric)}", "", *_table(rows, cells)]
+    parts += [f"### {TITLES.get(metric, metric)}", "", *_table(rows, cells)]
     if metric in reference:
       number, real = _number(*reference[metric]), _SPLITS[results["reference_split"]]
       parts += ["", f"Real data ({real} split) in place of samples: {number}."]
@@ -129,7 +129,7 @@ def _plot_quality(path: epath.Path, rows: list[dict], reference: Reference) -> N
     if metric in ("fid", "frechet"):
       axis.set_yscale("log")
     axis.set_xlabel("NFE")
-    axis.set_title(_TITLES.get(metric, metric).split(" (")[0].split(":")[0], fontsize=9)
+    axis.set_title(TITLES.get(metric, metric).split(" (")[0].split(":")[0], fontsize=9)
     axis.legend(fontsize=8)
   figure.tight_layout()
   _save(figure, path, dpi=110)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from dmmd_jax import checkpoints, estimate, parallel, signals
 from dmmd_jax.data.pipeline import Batches
-from dmmd_jax.progress import progress_bar
+from dmmd_jax.progress import duration, progress_bar, say
 
 
 class NonFiniteError(Exception):
@@ -146,9 +147,9 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
   start, state = checkpoints.restore_newest(folder, abstract)
   left = range(start, job.num_steps)
   step_fn = estimate.Announced(job.name, step_fn, abstract, left, mesh)
+  log = _Log(job, directory, start, config)
   if not start:
     state = init(init_key, job.given)
-  log = _Log(job, directory, start, config)
   size = job.batches.size
   rows = parallel.local_rows(mesh, size)
   with (
@@ -199,16 +200,18 @@ class _Stop(signals.Noted):
 
 
 class _Log:
-  """Progress bar and TensorBoard; looks at a step's metrics while the next one is running."""
+  """Terminal and TensorBoard; looks at a step's metrics while the next one is running."""
 
   def __init__(self, job: Job, directory: epath.Path, start: int, config):
     self.saved = start  # the step of the newest checkpoint, 0 without
-    self._every = config.log_every
+    self._job, self._first, self._every = job, start, config.log_every
     self._pending = None
     self._window = []
-    self._bar = progress_bar(job.num_steps, start, job.name, "step")
+    self._bar = None
     self._writer = None
-    if config.tensorboard and jax.process_index() == 0 and start < job.num_steps:
+    if start == job.num_steps:
+      return
+    if config.tensorboard and jax.process_index() == 0:
       # Imported late: it takes seconds, and tensorflow would claim the accelerators.
       import tensorflow as tf
       from clu import metric_writers
@@ -218,16 +221,25 @@ class _Log:
       self._writer = metric_writers.AsyncWriter(
         metric_writers.SummaryWriter(str(directory / "tensorboard"))
       )
+    if start:
+      say(f"{job.name}: going on at step {start} of {job.num_steps}")
+    say(f"{job.name}: compiling …", until_next=True)
+    self._began = time.monotonic()
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    self._bar.close()
+    if self._bar:
+      self._bar.close()
     if self._writer:
       self._writer.close()
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step that has been started; the first one has been compiled then."""
+    if not self._bar:
+      say(f"{self._job.name}: compiled in {duration(time.monotonic() - self._began)}")
+      self._bar = progress_bar(self._job.num_steps, self._first, self._job.name, "steps")
     self.flush()
     self._pending = step, metrics
 
@@ -251,7 +263,7 @@ class _Log:
     if step % self._every == 0:
       means = {name: float(np.mean([m[name] for m in self._window])) for name in metrics}
       self._window.clear()
-      text = {name: f"{value:.3g}" for name, value in means.items()}
-      self._bar.set_postfix(text, refresh=False)
+      losses = {name: f"{x:.3g}" for name, x in means.items() if name.endswith("loss")}
+      self._bar.set_postfix(losses, refresh=False)
       if self._writer:
         self._writer.write_scalars(step, means)

@@ -6,6 +6,7 @@ import pytest
 
 from configs import cifar_dmmd, digits_dmmd, text_dmmd
 from dmmd_jax import config as checks
+from dmmd_jax import image_size
 
 
 def digits(**overrides):
@@ -25,11 +26,11 @@ def test_shipped_configs_are_sound(path):
   config = importlib.import_module(f"configs.{path.stem}").get_config()
   if config.dataset.get("shape") == ():  # of images of one's own
     config.dataset.update(name="stripes", shape=(64, 64, 3))
-  checks.settle(config, {})
+  image_size.settle(config, {})
   checks.check(config)
   for preset in config.get("presets", {}):
     config.preset = preset
-    checks.settle(config, {})
+    image_size.settle(config, {})
     checks.check(config)
 
 

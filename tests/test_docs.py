@@ -7,9 +7,10 @@ import re
 import shlex
 
 import pytest
+from PIL import Image
 
 from dmmd_jax import config as config_checks
-from dmmd_jax import config_file
+from dmmd_jax import config_file, image_size
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,8 +69,17 @@ def parse_alone(monkeypatch):
   monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+  """A home with the images that commands speak of."""
+  (tmp_path / "images").mkdir()
+  for i in range(2):
+    Image.new("L", (28, 28), i).save(tmp_path / "images" / f"{i}.png")
+  monkeypatch.setenv("HOME", str(tmp_path))
+
+
 @pytest.mark.parametrize(("page", "command"), of_pages(commands))
-def test_commands_are_there_and_take_these_arguments(page, command, monkeypatch, parse_alone):
+def test_commands_are_there_and_take_these_arguments(page, command, monkeypatch, parse_alone, home):
   monkeypatch.chdir(ROOT)
   words = shlex.split(command, comments=True)
   if words[0] == "make":
@@ -80,9 +90,11 @@ def test_commands_are_there_and_take_these_arguments(page, command, monkeypatch,
     module, args = f"dmmd_jax.{args[0]}", args[1:]
   if module == "dmmd_jax.main":
     overrides, others = config_file.split(args)
+    if others == ["--config"]:
+      return  # the list of fields
     config = next(word.removeprefix("--config=") for word in others if word.startswith("--config="))
     loaded, given = config_file.load(config, overrides)
-    config_checks.apply_preset(loaded, given)
+    image_size.settle(loaded, given)
     config_checks.check(loaded)
     return
   if "Parser(" not in source_of(module):

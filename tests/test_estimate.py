@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from dmmd_jax import checkpoints, estimate, parallel
+from dmmd_jax.progress import duration
 
 SIZE = 16
 
@@ -45,9 +45,9 @@ def batch(i):
 def test_parameters_and_memory_are_said_before_the_first_step(capsys):
   announced()
   memory = 4 * SIZE * SIZE * len(jax.devices())  # replicated on devices that share a memory
-  assert capsys.readouterr().out == f"teacher: 256 parameters, {memory / 2**20:.3g} MiB of state\n"
+  assert capsys.readouterr().err == f"teacher: 256 parameters, {memory / 2**20:.3g} MiB of state\n"
   announced(num_steps=3, start=3)
-  assert capsys.readouterr().out == ""
+  assert capsys.readouterr().err == ""
 
 
 def test_several_models_are_told_apart():
@@ -75,27 +75,27 @@ def test_the_time_left_is_said_once_from_a_few_steps(monkeypatch, capsys):
     now = 30.0 * i if i >= 102 else 0.0
     monkeypatch.setattr(estimate.time, "perf_counter", lambda now=now: now)
     state, _ = said(state, batch(i), i)
-  out = capsys.readouterr().out
+  out = capsys.readouterr().err
   assert out.count("a step, about") == 1
-  assert "of memory, 30 s a step, about 7.46 hours for 895 steps" in out
+  assert "of memory, 30 s a step, about 7 h 28 min for 895 steps" in out
 
 
 def test_a_run_that_is_too_long_is_said_before_it_is_compiled(monkeypatch, capsys):
   monkeypatch.setattr(estimate, "matrix_speed", lambda: 1.0)
   said, state = announced(num_steps=100)
   said(state, batch(0), 0)
-  out = capsys.readouterr().out
-  days = 100 * 2 * SIZE**3 / 86400
-  assert f"at least {days:.3g} days" in out and "warning: that is too long for a CPU" in out
+  out = capsys.readouterr().err
+  least = duration(100 * 2 * SIZE**3)
+  assert f"at least {least}" in out and "warning: that is too long for a CPU" in out
 
 
 def test_a_machine_with_too_little_memory_is_warned_of(monkeypatch, capsys):
   monkeypatch.setattr(estimate, "memory_of", lambda device: 100)
   said, state = announced()
-  out = capsys.readouterr().out
+  out = capsys.readouterr().err
   assert "warning: it needs" in out and "lower teacher.batch_size" in out
   said(state, batch(0), 0)
-  assert "warning: it needs" in capsys.readouterr().out
+  assert "warning: it needs" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_the_machine_or_of_its_container(tmp_path, monkeypatch):
@@ -107,14 +107,6 @@ def test_memory_is_that_of_the_machine_or_of_its_container(tmp_path, monkeypatch
     limit.write_text(text)
     found = estimate.memory_of(jax.devices()[0])
     assert found == expected or (expected is None and found >= whole)
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"),
-  [(59, "59 seconds"), (130, "2.17 minutes"), (7200, "2 hours"), (1e6, "11.6 days")],
-)
-def test_durations(seconds, text):
-  assert estimate._duration(seconds) == text
 
 
 def test_the_speed_of_products_is_measured():

@@ -14,7 +14,7 @@ ALLOWED = {
   "networks": set(),
   "mmd": set(),
   "distillation": {"diffusion"},
-  "training": {"checkpoints", "data", "parallel", "progress", "signals"},
+  "training": {"checkpoints", "data", "estimate", "parallel", "progress", "signals"},
 }
 LONGEST = 300
 

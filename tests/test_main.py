@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,7 +33,9 @@ def run_main(*args, cwd=".", **environment):
     (["--config=configs/digits_dmmd.py", "--config.distill.top_p=0.0"], "distill.top_p is 0.0"),
     (["--config=configs/digits_dmmd.py", "--config.distill.top_p"], "has no value"),
     (["--config=configs/digits_dmmd.py", "--flagfile=absent"], "absent"),
-    (["--config=configs/digits_dmmd.py", "--confg=1"], "confg"),
+    (["--config=configs/digits_dmmd.py", "--workdr=a"], "--workdr; did you mean --workdir?"),
+    (["--config=digits_dmmd", "--teacher.ema=0"], "; did you mean --config.teacher.ema?"),
+    (["--config=digits_dmmd", "--conf.teacher.ema=0"], "; did you mean --config.teacher.ema?"),
     (["--config=configs/digits_dmmd.py", "stray"], "stray"),
     (["--config=configs/digits_dmmd.py", "--config.phases=('distill',)"], "no trained teacher"),
     (["--config=configs/digits_dmmd.py", "--config.teacher.batch_size=60"], "batch_size is 60"),
@@ -44,6 +47,22 @@ def test_errors_end_in_one_line_with_exit_code_2(args, message, tmp_path):
   assert done.returncode == 2, done.stderr
   assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("args", "begin", "line"),
+  [
+    (["--config"], "Configs: ", "  label_dropout  "),
+    (["--config", "--workdir=x"], "Configs: ", "  digits_dmmd  "),
+    (["--config=coins_dmmd", "--config.run.seed=3", "--help"], "  phases = ", "  seed = 3  "),
+    (["--help"], "Runs the phases of an experiment", "  --workdir: "),
+  ],
+)
+def test_help_is_printed_and_nothing_is_run(args, begin, line):
+  done = run_main(*args)
+  assert done.returncode == 0 and not done.stderr, done.stderr
+  assert done.stdout.startswith(begin)
+  assert any(x.startswith(line) for x in done.stdout.splitlines()), done.stdout
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--config=configs/digits_dmmd.py", "--x=1"]])
@@ -79,7 +98,16 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   assert set(row) == {"model", "steps", "nfe", "metric", "value", "stderr", "num_samples"}
   timed = {(s["model"], s["nfe"]): s["seconds_per_sample"] for s in results["seconds"]}
   assert len(timed) == 4 and min(timed.values()) > 0
-  assert "| teacher |" in done.stdout and "| student |" in done.stdout
+  printed = done.stdout.splitlines()
+  assert printed[0] == f"1 cpu device, workdir {workdir}"
+  for phase in ("teacher", "distill"):
+    said = [line for line in done.stderr.splitlines() if line.startswith(f"{phase}: ")]
+    assert [line.split()[1] for line in said] == ["compiling", "compiled", "20/20"], said
+    assert any(line.startswith(f"{phase}: finished after ") for line in printed)
+  # Nothing but what is ours: no library says a word.
+  assert all(re.match("(teacher|distill|evaluate): ", x) for x in done.stderr.splitlines())
+  assert any(line.startswith("  student ") for line in printed)
+  assert printed[-3].startswith(f"Results:  {workdir}/evaluate/ has results.md, ")
   for name in ("results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png"):
     assert (workdir / "evaluate" / name).stat().st_size > 0
   for phase in ("teacher", "distill"):

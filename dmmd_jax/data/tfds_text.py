@@ -9,9 +9,11 @@ itself; what it does not know, such as text8 or OpenWebText, is prepared from fi
 
 import functools
 import json
+import logging
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -97,6 +99,9 @@ def prepare(name: str, texts: str, data_dir: str) -> None:
   folder.mkdir(parents=True, exist_ok=True)  # where it cannot be, before tensorflow is imported
   import tensorflow as tf
   import tensorflow_datasets as tfds
+
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
 
   def documents(parts):
     for part in parts:
@@ -193,6 +198,8 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--texts", required=True, help="a file or folder: .txt, or .jsonl with text")
   parser.add_argument("--data_dir", default="", help="default: that of tensorflow-datasets")
   args = parser.parse_args(argv)
+  command.hide_logs_of_libraries()
+  logging.getLogger("absl").setLevel(logging.ERROR)  # tfds misses what it is about to write
   try:
     prepare(args.name, args.texts, args.data_dir)
   except (TextError, OSError) as error:

@@ -55,7 +55,7 @@ class Blocks(NamedTuple):
 def run(
   config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: records.Sources
 ) -> dict[str, Any]:
-  """Writes results, figures and samples into `<workdir>/evaluate/` and prints the table.
+  """Writes results, figures and samples into `<workdir>/evaluate/`.
 
   Samples come in blocks of one size, so that metrics with a bias in the number of samples are
   comparable with `reference`: real data that no metric compares with, measured in the same way.
@@ -91,7 +91,6 @@ def run(
   for name, found in digests.items():
     results["inputs"][name]["digest"] = found
   report.save_results(out, results)
-  print((out / "results.md").read_text())
   return {"sha256": records.sha256(out / "results.json")}
 
 
