@@ -15,6 +15,7 @@ from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.digest import digest
+from dmmd_jax.integrity import by_size
 from dmmd_jax.phases import build
 from dmmd_jax.records import Sources
 
@@ -49,9 +50,14 @@ def run(
 def trained(
   job: training.Job, workdir: epath.Path, config, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """Runs a job to its end; the step and the digest of its averaged parameters, for the record."""
-  state = training.train(job, workdir / job.name, config.run, mesh)
-  return {"step": job.num_steps, "digest": digest(state.ema)}
+  """Runs a job to its end, and returns what its record says of the last checkpoint.
+
+  That is its `step`, the `digest` of its averaged parameters, and notes of its `files`.
+  """
+  folder = workdir / job.name
+  state = training.train(job, folder, config.run, mesh)
+  files = by_size(folder, f"checkpoints/{job.num_steps}")
+  return {"step": job.num_steps, "digest": digest(state.ema), "files": files}
 
 
 def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:
