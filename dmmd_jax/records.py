@@ -7,7 +7,6 @@ record equals what it would be now.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -16,8 +15,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dmmd_jax.config import ConfigError, differences
+from dmmd_jax.integrity import find_damage, read_json, sha256, write_json
 from dmmd_jax.versions import made_by
-from dmmd_jax.workdir import latest_step, locate, write_whole
+from dmmd_jax.workdir import latest_step, locate
 
 # The fields of a config that each phase is given to see, besides `run`.
 _OWN = {
@@ -96,14 +96,21 @@ def depends(config: ConfigDict, phase: str, sources: Sources) -> dict[str, Any]:
 def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Source:
   """The `teacher`, `student` or `reference` that its phase left in a workdir.
 
-  Raises `ConfigError` where there is none, and where its phase has not finished unless `unfinished`
-  says that the last checkpoint will do.
+  Raises `ConfigError` where there is none. Raises it where its phase has not finished, or its last
+  checkpoint is damaged, unless `unfinished` says that any checkpoint will do.
   """
   phase = _PHASE_OF[name]
   folder = workdir / phase
   record = _read_record(folder)
-  if record and _is_there(folder, record["result"]):
-    return Source(folder, record["depends"] | record["result"] | {"finished": True})
+  damage = record and _find_damage(folder, record["result"])
+  if record and not damage:
+    of_model = {key: record["result"][key] for key in ("step", "digest")}
+    return Source(folder, record["depends"] | of_model | {"finished": True})
+  if damage and not unfinished:
+    raise ConfigError(
+      f"the {name} in {folder} is damaged ({damage}); run the phase {phase!r} there again, which"
+      " goes on from the last undamaged checkpoint"
+    )
   step, begun = latest_step(folder), read_begun(folder)
   if not step or not begun:
     elsewhere = f", or set {_ELSEWHERE[name]} to a workdir with one" if name in _ELSEWHERE else ""
@@ -188,7 +195,7 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
   Data are compared where they are among the inputs: before they are loaded they cannot be.
   """
   record = _read_record(folder)
-  if not record or not _is_there(folder, record["result"]):
+  if not record or _find_damage(folder, record["result"]):
     return False
   made_from = record["depends"]
   if "data" not in now["inputs"]:
@@ -200,13 +207,16 @@ def begin(folder: epath.Path, now: dict[str, Any]) -> None:
   """Notes what a phase depends on; until it `finish`es it is not complete."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "record.json").unlink(missing_ok=True)
-  _write(folder / "config.json", now)
+  write_json(folder / "config.json", now)
 
 
 def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], device: str) -> None:
-  """Records the result of a phase: `step` and `digest` of a model, or the `sha256` of results."""
+  """Records the result of a phase: the `files` that it consists of, `step` and `digest` of a model.
+
+  `files` are notes by `integrity`, by which the phase is no longer complete once they are damaged.
+  """
   record = {"depends": now, "result": result, "made_by": made_by(device)}
-  _write(folder / "record.json", record)
+  write_json(folder / "record.json", record)
 
 
 def read_begun(folder: epath.Path) -> dict[str, Any] | None:
@@ -217,22 +227,13 @@ def read_begun(folder: epath.Path) -> dict[str, Any] | None:
   path = folder / "config.json"
   if not path.exists():
     return None
-  begun = _read(path)
+  begun = read_json(path)
   if begun is None:
     raise ConfigError(
       f"{path} is damaged, edited, or of another version of dmmd_jax; put it back as it was, or"
       f" remove {folder} to start that phase again"
     )
   return begun
-
-
-def sha256(path: epath.Path) -> str:
-  """Of the bytes of a file."""
-  total = hashlib.sha256()
-  with path.open("rb") as file:
-    for part in iter(functools.partial(file.read, 1 << 20), b""):
-      total.update(part)
-  return total.hexdigest()
 
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:
@@ -266,36 +267,20 @@ def _has_begun(folder: epath.Path) -> bool:
   return any((folder / name).exists() for name in ("config.json", "record.json", "checkpoints"))
 
 
-def _is_there(folder: epath.Path, result: dict[str, Any]) -> bool:
-  if "step" in result:
-    return latest_step(folder) == result["step"]
-  results = folder / "results.json"
-  return results.exists() and sha256(results) == result["sha256"]
+def _find_damage(folder: epath.Path, result: dict[str, Any]) -> str:
+  """What of a result is not as its phase has left it, in words; "" where all is."""
+  step = latest_step(folder) if "step" in result else None
+  if step != result.get("step"):
+    found = f"of step {step}" if step else "missing"
+    return f"its last checkpoint is {found}, expected that of step {result['step']}"
+  # Records of before there were `files` know the contents of results.json alone.
+  old = {"results.json": result["sha256"]} if "sha256" in result else {}
+  return find_damage(folder, result.get("files", old))
 
 
 def _read_record(folder: epath.Path) -> dict[str, Any] | None:
   """The record of a finished phase; a damaged one is none: the phase finds its result again."""
-  return _read(folder / "record.json")
-
-
-def _write(path: epath.Path, value: dict[str, Any]) -> None:
-  """Writes a file that tells damage: all of it, or nothing."""
-  write_whole(path, json.dumps(value | {"checksum": _checksum(value)}, indent=1) + "\n")
-
-
-def _read(path: epath.Path) -> dict[str, Any] | None:
-  """The contents of a file that `_write` made; None where it is missing or damaged."""
-  try:
-    value = json.loads(path.read_text())
-    return value if value.pop("checksum") == _checksum(value) else None
-  except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-    return None
-  except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # not what was written
-    return None
-
-
-def _checksum(value: dict[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+  return read_json(folder / "record.json")
 
 
 def _select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> dict[str, Any]:

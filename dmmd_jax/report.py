@@ -39,8 +39,8 @@ _NFE = (
 Reference = dict[str, tuple[float, float | None]]
 
 
-def save_results(directory: epath.Path, results: dict) -> None:
-  """Writes `results.json`, `results.md` and `quality_vs_nfe.png`.
+def save_results(directory: epath.Path, results: dict) -> list[str]:
+  """Writes `results.json`, `results.md` and `quality_vs_nfe.png`; returns these names.
 
   `results` has `rows`, `seconds`, `reference` and the names of the splits, as for `results_table`,
   `bits_per_token`: values and standard errors by name, and the `inputs` that all were made from.
@@ -55,6 +55,7 @@ def save_results(directory: epath.Path, results: dict) -> None:
   (directory / "results.md").write_text(text)
   _plot_quality(directory / "quality_vs_nfe.png", results["rows"], results["reference"])
   write_whole(directory / "results.json", json.dumps(results, indent=1) + "\n")
+  return ["results.json", "results.md", "quality_vs_nfe.png"]
 
 
 def results_table(results: dict) -> str:
@@ -139,22 +140,28 @@ def save_texts(
   directory: epath.Path,
   samples: dict[str, dict[int, np.ndarray]],
   decode: Callable[[np.ndarray], str],
-) -> None:
-  """`samples.md`: the first texts of every model, by its steps."""
+) -> list[str]:
+  """Writes `samples.md`: the first texts of every model, by its steps; returns this name."""
   parts = ["# Samples: the first of each run, not selected"]
   for model, by_steps in samples.items():
     for steps, tokens in by_steps.items():
       texts = (decode(row).replace("```", 3 * '"') for row in tokens[:_TEXTS])
       parts += [f"## {model}, {steps} steps", "```\n" + "\n---\n".join(texts) + "\n```"]
   (directory / "samples.md").write_text("\n\n".join(parts) + "\n")
+  return ["samples.md"]
 
 
 def save_images(
   directory: epath.Path, samples: dict[str, dict[int, np.ndarray]], num_categories: int
-) -> None:
-  """`samples_<model>.png`: a strip of images by steps; sequences `[n, D]` are drawn as columns."""
+) -> list[str]:
+  """Writes `samples_<model>.png` of each model, and returns these names.
+
+  A strip of images by steps; sequences `[n, D]` are drawn as columns.
+  """
+  names = {model: f"samples_{model}.png" for model in samples}
   for model, by_steps in samples.items():
-    _plot_samples(directory / f"samples_{model}.png", model, by_steps, num_categories)
+    _plot_samples(directory / names[model], model, by_steps, num_categories)
+  return list(names.values())
 
 
 def _plot_samples(

@@ -40,7 +40,7 @@ class Job:
 
   `init(key, given)` makes the state, a pytree whose parameters may carry logical axis names, from
   arrays that exist already, such as a teacher's; `step(state, batch, key)` gives the next state and
-  scalar metrics.
+  scalar metrics. `origin` is all that the result depends on.
   """
 
   name: str
@@ -49,6 +49,7 @@ class Job:
   step: Callable[[Any, Any, jax.Array], tuple[Any, dict[str, jax.Array]]]
   batches: Batches
   given: Any = ()
+  origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -144,7 +145,7 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
 
   folder = directory / "checkpoints"
   abstract = checkpoints.abstract_like(jax.eval_shape(init, init_key, job.given), shardings)
-  start, state = checkpoints.restore_newest(folder, abstract)
+  start, state = checkpoints.restore_newest(folder, abstract, job.origin)
   left = range(start, job.num_steps)
   step_fn = estimate.Announced(job.name, step_fn, abstract, left, mesh)
   log = _Log(job, directory, start, config)
@@ -165,7 +166,7 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
       last, stopped = step + 1 == job.num_steps, stop.requested(step)
       if last or stopped or (step + 1) % config.checkpoint_every == 0:
         log.flush()  # raises before a state that is not finite could be saved
-        checkpoints.save(manager, step + 1, state)
+        checkpoints.save(manager, step + 1, state, job.origin)
         log.saved = step + 1
       if stopped:
         break

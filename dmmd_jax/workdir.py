@@ -93,6 +93,19 @@ def _check_bucket(bucket: str, folder: epath.Path, permissions: tuple[str, ...])
     )
 
 
+def sizes(folder: epath.Path) -> dict[str, int]:
+  """Bytes of each file below a folder, by its path in there."""
+  if not os.fspath(folder).startswith("gs://"):
+    walk = os.walk(folder, followlinks=True)
+    files = [os.path.join(top, name) for top, _, names in walk for name in names]
+    return {os.path.relpath(f, folder): os.path.getsize(f) for f in files if os.path.isfile(f)}
+  from google.cloud import storage
+
+  bucket, _, prefix = f"{os.fspath(folder)}/".removeprefix("gs://").partition("/")
+  blobs = storage.Client().bucket(bucket).list_blobs(prefix=prefix)
+  return {blob.name.removeprefix(prefix): blob.size for blob in blobs}
+
+
 def latest_step(phase_dir: epath.Path) -> int:
   """The step of the last finished checkpoint of a phase; 0 where there is none."""
   checkpoints = phase_dir / "checkpoints"

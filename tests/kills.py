@@ -27,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tests.conftest import ONE_DEVICE
+from tests.fuzz.server import slowdown
 
 _SMALL = (
   "--config.run.checkpoint_every=7", "--config.network.width=16", "--config.network.depth=1",
@@ -55,7 +56,7 @@ _AIMED = {"": 0.7, "saving": 0.15, "reporting": 0.15}
 # So many at most before a run may end: most of them would fall into its last phase.
 _PER_RUN = 6
 _REPORTS = ("*.png", "*.md", "*results*")
-_LIMIT = 600.0
+_SECONDS = 600.0
 
 
 class Run:
@@ -111,6 +112,11 @@ class Run:
     return any(p.exists() and p.stat().st_mtime > self._began for p in written)
 
 
+def _limit() -> float:
+  """Seconds after which a run hangs."""
+  return _SECONDS * slowdown()
+
+
 def _has_step(phase: pathlib.Path, step: int) -> bool:
   return (phase / "checkpoints" / str(step)).is_dir()
 
@@ -136,10 +142,10 @@ def disturbed(
     aim = rng.choice(list(_AIMED), p=list(_AIMED.values())) if len(kills) < budget else None
     moment = rng.uniform(0.0, remaining(name, workdir, spans))
     pause = rng.exponential(0.02)
-    code = run.wait(_LIMIT if aim is None else 0.0 if aim else moment)
+    code = run.wait(_limit() if aim is None else 0.0 if aim else moment)
     if aim:
       code = _wait_until(run, run.is_saving if aim == "saving" else run.is_reporting, pause)
-    if code is None and aim is not None and run.seconds() < _LIMIT:
+    if code is None and aim is not None and run.seconds() < _limit():
       writing = "checkpoint" if run.is_saving() else "results" if run.is_reporting() else ""
       kills.append(Kill(run.phase(), writing, round(run.seconds(), 1)))
       run.kill()
@@ -154,7 +160,7 @@ def disturbed(
 def _wait_until(run: Run, happens: Callable[[], bool], pause: float) -> int | None:
   """Waits for a moment, and then for `pause` seconds; the exit code if it ends before."""
   code = None
-  while code is None and not happens() and run.seconds() < _LIMIT:
+  while code is None and not happens() and run.seconds() < _limit():
     code = run.wait(0.002)
   return run.wait(pause) if code is None else code
 

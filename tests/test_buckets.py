@@ -18,7 +18,7 @@ from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 from google.cloud import storage
 
-from dmmd_jax import lock
+from dmmd_jax import integrity, lock
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
 from tests.conftest import ONE_DEVICE
@@ -150,6 +150,12 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
   assert sizes["teacher/damaged/15/default/d/1"] == len("garbage") and "lock" not in sizes
   recorded = json.loads(bucket.blob("mine/teacher/config.json").download_as_bytes())
   assert recorded["config"]["teacher"]["num_steps"] == 20
+  teacher = epath.Path("gs://runs/mine/teacher")
+  files = integrity.read_json(teacher / "record.json")["result"]["files"]
+  assert len(files) > 10 and not integrity.find_damage(teacher, files)
+  bucket.blob("mine/teacher/checkpoints/20/commit_success.txt").delete()
+  missing = "checkpoints/20/commit_success.txt is missing"
+  assert integrity.find_damage(teacher, files) == missing
 
 
 def test_a_bucket_has_one_run_at_a_time(bucket, monkeypatch):

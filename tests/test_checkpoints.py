@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dmmd_jax import checkpoints, parallel, training
+from dmmd_jax import checkpoints, parallel, saved_state, training
+from dmmd_jax.digest import digest
 from tests import test_training
 from tests.test_training import RUN, equal, saved_steps
 
@@ -58,6 +59,11 @@ def cut(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def as_the_one_before(step):
+  shutil.rmtree(step)
+  shutil.copytree(step.with_name("8"), step)
+
+
 def as_file(step):
   shutil.rmtree(step)
   step.write_text("")
@@ -73,6 +79,7 @@ DAMAGES = {
   "digest": lambda step: (step / "_CHECKPOINT_METADATA").write_text(""),
   "no_digest": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
   "emptied": lambda step: (shutil.rmtree(step), step.mkdir()),
+  "another_step": as_the_one_before,
   "a_file": as_file,
 }
 
@@ -86,7 +93,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(
   abstract = like(expected)
   folder = directory / "checkpoints"
   damage(folder / "10")
-  step, state = checkpoints.restore_newest(epath.Path(folder), abstract)
+  step, state = checkpoints.restore_newest(epath.Path(folder), abstract, {})
   assert step == 8 and int(state["seen"]) == 8
   assert saved_steps(directory) == [8] and (directory / "damaged" / "10").exists()
   said = capfd.readouterr().err
@@ -127,7 +134,7 @@ def test_another_state_is_no_damage(whole, tmp_path):
   folder = epath.Path(tmp_path / "run" / "checkpoints")
   other = {"seen": jax.ShapeDtypeStruct((), jnp.int32, sharding=whole[1]["seen"].sharding)}
   with pytest.raises(checkpoints.CheckpointError, match="other names, shapes or dtypes") as error:
-    checkpoints.restore_newest(folder, other)
+    checkpoints.restore_newest(folder, other, {})
   assert "\n" not in str(error.value) and saved_steps(tmp_path / "run") == [8, 10]
 
 
@@ -141,18 +148,68 @@ def test_a_disk_that_is_away_is_no_damage(whole, tmp_path, monkeypatch):
   def fail(path):
     raise away
 
-  monkeypatch.setattr(checkpoints, "_read_files", fail)
+  monkeypatch.setattr(saved_state, "_read_files", fail)
   abstract = like(whole[1])
   with pytest.raises(OSError, match="Input/output"):
-    checkpoints.restore_newest(folder, abstract)
+    checkpoints.restore_newest(folder, abstract, {})
   assert saved_steps(tmp_path / "run") == [8, 10]
 
 
-def test_a_checkpoint_of_before_there_were_digests_is_read(whole, tmp_path):
+def renote(step, change):
+  """Changes the notes in a checkpoint as `change` says."""
+  path = step / "_CHECKPOINT_METADATA"
+  metadata = json.loads(path.read_text())
+  metadata["custom_metadata"] = change(metadata["custom_metadata"])
+  path.write_text(json.dumps(metadata))
+
+
+def test_a_checkpoint_of_before_there_were_notes_is_read(whole, tmp_path):
   shutil.copytree(whole[0], tmp_path / "run")
-  path = tmp_path / "run" / "checkpoints" / "10" / "_CHECKPOINT_METADATA"
-  path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
-  assert equal(whole[1], training.train(job(), tmp_path / "run", RUN, parallel.make_mesh()))
+  folder = tmp_path / "run" / "checkpoints"
+  renote(folder / "10", lambda notes: {})
+  step, state = checkpoints.restore_newest(epath.Path(folder), like(whole[1]), {})
+  assert step == 10 and equal(whole[1], state)
+
+
+def test_a_checkpoint_with_one_digest_of_all_is_read_if_it_is_that(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+  one_digest = {"digest": digest(whole[1]), "layout": saved_state.layout(whole[1])}
+  for step in (8, 10):  # of 8 it is not the digest
+    renote(folder / str(step), lambda notes: one_digest)
+  abstract = like(whole[1])
+  assert checkpoints.restore_newest(epath.Path(folder), abstract, {})[0] == 10
+  part = {"table": abstract["table"]}
+  assert equal({"table": whole[1]["table"]}, checkpoints.restore_part(folder, 10, part))
+  checkpoints.set_aside(folder, 10)
+  assert checkpoints.restore_newest(epath.Path(folder), abstract, {}) == (0, None)
+
+
+def test_notes_that_have_been_changed_are_damage(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+  for step, change in [
+    (10, lambda notes: notes | {"layout": "of another state"}),
+    (8, lambda notes: notes | {"origin": {"seed": 1}}),
+  ]:
+    renote(folder / str(step), change)
+  assert checkpoints.restore_newest(epath.Path(folder), like(whole[1]), {}) == (0, None)
+
+
+def test_a_checkpoint_of_another_run_is_refused(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  origin = {"config": {"seed": 0}, "inputs": {"data": {"fingerprint": "a"}}}
+  folder = epath.Path(tmp_path / "run" / "checkpoints")
+  notes = saved_state.make_notes(10, whole[1], origin)
+  renote(tmp_path / "run" / "checkpoints" / "10", lambda _: notes)
+  assert checkpoints.restore_newest(folder, like(whole[1]), origin)[0] == 10
+  other = {"config": {"seed": 1}, "inputs": {"data": {"fingerprint": "b"}}}
+  with pytest.raises(checkpoints.CheckpointError) as error:
+    checkpoints.restore_newest(folder, like(whole[1]), other)
+  assert str(error.value) == (
+    f"checkpoint 10 of {folder} is of another run (config.seed: 0 -> 1; inputs.data.fingerprint:"
+    " a -> b); put back that of this run, or move it away to go on from the one before"
+  )
   assert saved_steps(tmp_path / "run") == [8, 10]
 
 
@@ -170,9 +227,9 @@ def test_a_part_of_a_damaged_checkpoint_is_one_line(whole, tmp_path):
   abstract = like(part)
   read = checkpoints.restore_part(epath.Path(folder), 8, abstract)
   assert not np.array_equal(read["model"].params["kernel"], kernel)  # of step 8, as asked
-  for damaged in (10, 12):
-    if damaged == 10:
-      largest(folder / "10").unlink()
+  for damaged, damage in ((8, flip), (10, pathlib.Path.unlink), (12, None)):
+    if damage:
+      damage(largest(folder / str(damaged)))
     with pytest.raises(checkpoints.CheckpointError, match=f"checkpoint {damaged} of") as error:
       checkpoints.restore_part(epath.Path(folder), damaged, abstract)
     assert "run its phase again" in str(error.value) and "\n" not in str(error.value)

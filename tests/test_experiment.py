@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from configs import coins_dmmd
-from dmmd_jax import experiment, parallel, records, report
+from dmmd_jax import experiment, integrity, parallel, records, report
+from dmmd_jax.checkpoints import CheckpointError
 from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
 
@@ -104,23 +105,48 @@ def test_an_unfinished_student_is_measured_where_asked_for_and_said(workdir):
   assert "The student is not finished: measured at step 10." in table
 
 
-def damage(folder):
-  """Flips bits all over the arrays of a checkpoint."""
-  for path in folder.glob("default/**/d/*"):
+def flip_bits(checkpoint):
+  """All over the arrays."""
+  for path in checkpoint.glob("default/**/d/*"):
     contents = np.fromfile(path, np.uint8)
     contents[40::97] ^= 1
     contents.tofile(path)
 
 
-@pytest.mark.parametrize("phase", ["teacher", "distill"])
-def test_a_damaged_model_is_made_again_from_the_checkpoint_before(workdir, capsys, phase):
-  expected, record = results(workdir), (workdir / phase / "record.json").read_text()
-  damage(workdir / phase / "checkpoints" / "20")
+def empty_what_others_do_not_read(checkpoint):
+  (checkpoint / "default" / "array_metadatas" / "process_0").write_text("")
+
+
+@pytest.mark.parametrize(
+  ("phase", "damage", "what"),
+  [
+    ("teacher", flip_bits, "checkpoint 20 of"),
+    ("distill", empty_what_others_do_not_read, "damaged checkpoints of"),
+  ],
+)
+def test_a_damaged_model_is_made_again_from_the_checkpoint_before(
+  workdir, capsys, phase, damage, what
+):
+  folder = workdir / phase
+  expected, record = results(workdir), integrity.read_json(folder / "record.json")
+  damage(folder / "checkpoints" / "20")
   (workdir / "evaluate" / "record.json").unlink()
   experiment.run(tiny(), workdir)
   printed = capsys.readouterr().err
   (line,) = [x for x in printed.splitlines() if x.startswith("dmmd_jax:") and phase in x]
-  assert "checkpoint 20 of" in line and "from the checkpoint before" in line
-  assert "Traceback" not in printed
-  assert (workdir / phase / "record.json").read_text() == record
-  assert results(workdir)["rows"] == expected["rows"]
+  assert what in line and "goes on from" in line and "Traceback" not in printed
+  again = integrity.read_json(folder / "record.json")
+  assert again["result"].pop("files") and record["result"].pop("files") and again == record
+  assert (folder / "damaged" / "20").is_dir() and results(workdir)["rows"] == expected["rows"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(workdir):
+  shutil.rmtree(workdir / "distill")
+  (workdir / "teacher" / "record.json").unlink()
+  config = tiny(run__seed=1)
+  config_path = workdir / "teacher" / "config.json"
+  begun = integrity.read_json(config_path)
+  begun["config"]["seed"] = 1
+  integrity.write_json(config_path, begun)
+  with pytest.raises(CheckpointError, match=r"20 of .* is of another run \(config.seed: 0 -> 1\)"):
+    experiment.run(config, workdir)

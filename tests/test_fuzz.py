@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.fuzz import cases, damage
+from tests.fuzz import cases, damage, server
 from tests.fuzz.fuzzer import Fuzzer
 from tests.fuzz.server import Outcome
 
@@ -35,6 +35,12 @@ def test_a_fork_answers_as_a_process_of_its_own_does(fuzzer, tmp_path):
   command = [sys.executable, "-m", case.module, *case.arguments(tmp_path)]
   fresh = subprocess.run(command, capture_output=True, text=True)
   assert not found and (fresh.returncode, fresh.stderr) == (forked.code, forked.err)
+
+
+def test_a_command_that_hangs_is_ended():
+  sleeping = subprocess.Popen(["sleep", "600"], start_new_session=True)
+  found = server._wait(sleeping.pid, 0.2)
+  assert found["code"] is None and found["seconds"] > 0.1
 
 
 @pytest.mark.parametrize(
@@ -72,11 +78,15 @@ def test_the_judge_sees_what_was_written_and_what_was_changed(tmp_path):
 def test_the_judge_sees_other_rows_and_other_parameters(fuzzer):
   whole = fuzzer.undamaged()
   assert not damage.differences(whole, whole.workdir)
-  rows, parameters = whole.result
+  right = rows, parameters, shown = whole.result
   changed = np.frombuffer(parameters["distill"][0], np.uint8) + 1
-  whole.result = rows[1:], parameters | {"distill": [changed.tobytes()]}
+  whole.result = rows[1:], parameters | {"distill": [changed.tobytes()]}, shown | {"figure.png"}
   try:
     found = damage.differences(whole, whole.workdir)
   finally:
-    whole.result = rows, parameters
-  assert found == ["exit code 0 with other rows", "exit code 0 with other parameters of distill"]
+    whole.result = right
+  assert [complaint.removeprefix("exit code 0 ") for complaint in found] == [
+    "with other rows",
+    "with other parameters of distill",
+    "without figure.png",
+  ]

@@ -51,6 +51,17 @@ def test_checkpoints_that_are_a_file_are_none(tmp_path):
   assert workdirs.latest_step(tmp_path) == 0
 
 
+def test_sizes_are_those_of_all_files_below_a_folder(tmp_path):
+  (tmp_path / "run" / "empty").mkdir(parents=True)
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "elsewhere" / "b").write_text("12")
+  (tmp_path / "run" / "a").write_text("")
+  (tmp_path / "run" / "linked").symlink_to(tmp_path / "elsewhere")
+  (tmp_path / "run" / "dangling").symlink_to(tmp_path / "nowhere")
+  assert workdirs.sizes(tmp_path / "run") == {"a": 0, "linked/b": 2}
+  assert workdirs.sizes(tmp_path / "nowhere") == {}
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   path = tmp_path / "record.json"
   workdirs.write_whole(path, "before")

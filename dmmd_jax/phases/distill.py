@@ -51,7 +51,7 @@ def run(
     ),
     given=build.load_ema(sources["teacher"], denoiser.init, mesh),
   )
-  return trained(job, workdir, config, mesh)
+  return trained(job, workdir, config, mesh, sources)
 
 
 def updates_per_step(config) -> int:

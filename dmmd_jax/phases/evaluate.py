@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from dmmd_jax import parallel, records, report
+from dmmd_jax import integrity, parallel, records, report
 from dmmd_jax.data.pipeline import random_rows
 from dmmd_jax.diffusion.samplers import Samples
 from dmmd_jax.digest import digest
@@ -75,9 +75,9 @@ def run(
   out = workdir / "evaluate"
   out.mkdir(parents=True, exist_ok=True)
   if dataset.tokenizer:
-    report.save_texts(out, samples, dataset.tokenizer.decode)
+    files = report.save_texts(out, samples, dataset.tokenizer.decode)
   else:
-    report.save_images(out, samples, dataset.num_categories)
+    files = report.save_images(out, samples, dataset.num_categories)
   results = {
     "split": config.evaluate.split,
     "rows": rows,
@@ -90,8 +90,8 @@ def run(
   }
   for name, found in digests.items():
     results["inputs"][name]["digest"] = found
-  report.save_results(out, results)
-  return {"sha256": records.sha256(out / "results.json")}
+  files += report.save_results(out, results)
+  return {"files": integrity.by_contents(out, files)}
 
 
 def measure_real(config, dataset, measures: Measures) -> tuple[str, report.Reference]:

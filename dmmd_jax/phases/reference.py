@@ -53,7 +53,6 @@ def run(
   config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: Sources
 ) -> dict[str, Any]:
   """Trains a causal transformer on the data set for `config.reference.num_steps` steps."""
-  del sources
   c = config.reference
   module = make_module(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
@@ -68,7 +67,7 @@ def run(
     step=supervised_step(loss, optimizer, c, in_bits=True),
     batches=Batches(dataset, c.batch_size, config.run.seed + 2, config.run.data_workers),
   )
-  return trained(job, workdir, config, mesh)
+  return trained(job, workdir, config, mesh, sources)
 
 
 def make_module(config, dataset) -> transformer.Transformer:

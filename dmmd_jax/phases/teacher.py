@@ -1,5 +1,6 @@
 """Trains a diffusion model: the teacher."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,9 +16,10 @@ from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.digest import digest
+from dmmd_jax.integrity import by_size
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
-from dmmd_jax.records import Sources
+from dmmd_jax.records import Sources, depends
 
 
 @flax.struct.dataclass
@@ -32,7 +34,6 @@ def run(
   config, dataset, workdir: epath.Path, mesh: jax.sharding.Mesh, sources: Sources
 ) -> dict[str, Any]:
   """Trains a denoiser on the data set for `config.teacher.num_steps` steps."""
-  del sources
   c = config.teacher
   denoiser = build.make_denoiser(config, dataset)
   optimizer = training.make_optimizer(c.optimizer, c.num_steps)
@@ -44,15 +45,21 @@ def run(
     step=make_step(config, denoiser, optimizer),
     batches=Batches(dataset, c.batch_size, config.run.seed, config.run.data_workers),
   )
-  return trained(job, workdir, config, mesh)
+  return trained(job, workdir, config, mesh, sources)
 
 
 def trained(
-  job: training.Job, workdir: epath.Path, config, mesh: jax.sharding.Mesh
+  job: training.Job, workdir: epath.Path, config, mesh: jax.sharding.Mesh, sources: Sources
 ) -> dict[str, Any]:
-  """Runs a job to its end; the step and the digest of its averaged parameters, for the record."""
-  state = training.train(job, workdir / job.name, config.run, mesh)
-  return {"step": job.num_steps, "digest": digest(state.ema)}
+  """Runs a job to its end, and returns what its record says of the last checkpoint.
+
+  That is its `step`, the `digest` of its averaged parameters, and notes of its `files`.
+  """
+  folder = workdir / job.name
+  job = dataclasses.replace(job, origin=depends(config, job.name, sources))
+  state = training.train(job, folder, config.run, mesh)
+  files = by_size(folder, f"checkpoints/{job.num_steps}")
+  return {"step": job.num_steps, "digest": digest(state.ema), "files": files}
 
 
 def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:

@@ -29,7 +29,7 @@ TINY = (
   "--config.evaluate.num_blocks=2",
 )  # fmt: skip
 PHASES = ("teacher", "distill")
-STEP = "12"
+STEP, STEP_BEFORE = "12", "6"
 SECONDS = 120.0
 
 
@@ -58,11 +58,11 @@ class Undamaged:
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of files that it does not need
 
 
-def result_of(workdir: pathlib.Path) -> tuple[list, dict]:
-  """Rows of the results without their timing, and the averaged parameters of all phases."""
+def result_of(workdir: pathlib.Path) -> tuple[list, dict, set[str]]:
+  """Rows of the results, the averaged parameters of all phases, and the names of what is shown."""
   rows = json.loads((workdir / "evaluate" / "results.json").read_text())["rows"]
-  rows = [{k: v for k, v in row.items() if k != "seconds_per_sample"} for row in rows]
-  return rows, {phase: final_average(workdir / phase) for phase in PHASES}
+  shown = {p.name for p in (workdir / "evaluate").iterdir() if p.stat().st_size > 500}
+  return rows, {phase: final_average(workdir / phase) for phase in PHASES}, shown
 
 
 def final_average(phase: pathlib.Path) -> list[bytes]:
@@ -97,10 +97,15 @@ def _checkpoint(workdir: pathlib.Path, rng: np.random.Generator) -> Damage:
     shutil.rmtree(workdir / later)
   step = workdir / phase / "checkpoints" / STEP
   files = sorted(path for path in step.rglob("*") if path.is_file())
-  how = rng.integers(8)
+  how = rng.integers(10)
   if how == 0:
     shutil.rmtree(step)
     return Damage("checkpoint: removed", (0,))
+  if how == 3:
+    shutil.rmtree(step)
+    shutil.copytree(step.with_name(STEP_BEFORE), step)
+    (workdir / phase / "record.json").unlink()
+    return Damage("checkpoint: the one before in its place", (0,))
   if how == 1:
     for path in files:
       path.write_bytes(b"")
@@ -109,12 +114,14 @@ def _checkpoint(workdir: pathlib.Path, rng: np.random.Generator) -> Damage:
     shutil.rmtree(step)
     step.mkdir()
     return Damage("checkpoint: an empty folder", (0,))
-  return Damage(f"checkpoint: {_spoil(files[rng.integers(len(files))], rng)}", (0,))
+  path = files[rng.integers(len(files))]  # orbax names some of them at random
+  size, name = path.stat().st_size, path.relative_to(step)
+  return Damage(f"checkpoint: {_spoil(path, rng)} {phase} {name} of {size} bytes", (0,))
 
 
 def _record(workdir: pathlib.Path, rng: np.random.Generator) -> Damage:
-  """A JSON file of a phase: its config, its record, the results."""
-  files = sorted(workdir.glob("*/*.json"))
+  """A file that a phase leaves: its config, its record, the results, tables and figures."""
+  files = sorted(path for path in workdir.glob("*/*.*") if path.is_file())
   path = files[rng.integers(len(files))]
   if rng.random() < 0.4:
     return Damage(f"{path.name}: {_spoil(path, rng)}")
@@ -195,12 +202,14 @@ def survival(whole: Undamaged, folder: pathlib.Path, rng: np.random.Generator) -
 def differences(whole: Undamaged, workdir: pathlib.Path) -> list[str]:
   """How the result in a workdir differs from that of the undamaged run."""
   try:
-    rows, parameters = result_of(workdir)
+    rows, parameters, shown = result_of(workdir)
   except Exception as error:
     return [f"exit code 0 and {type(error).__name__} when it is read"]
   found = [] if rows == whole.result[0] else ["exit code 0 with other rows"]
   changed = [p for p in PHASES if parameters[p] != whole.result[1][p]]
-  return found + [f"exit code 0 with other parameters of {phase}" for phase in changed]
+  found += [f"exit code 0 with other parameters of {phase}" for phase in changed]
+  lost = sorted(whole.result[2] - shown)
+  return found + [f"exit code 0 without {name}" for name in lost]
 
 
 def environment() -> dict[str, str]:
