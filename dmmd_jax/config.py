@@ -3,6 +3,7 @@
 What one field may be is in `fields.py`; here is what fields mean together.
 """
 
+import importlib.util
 import math
 
 from ml_collections import ConfigDict
@@ -31,6 +32,7 @@ def check(config: ConfigDict) -> None:
   _check_dataset(config)
   _check_presence(config)
   _check_phases(config.phases)
+  _check_tensorboard(config)
   _check_network(config, example_shape(config))
   _check_evaluation(config)
   _check_distillation(config)
@@ -96,6 +98,17 @@ def _check_phases(phases: tuple[str, ...]) -> None:
   for i, phase in enumerate(phases):
     late = [used for used in uses.get(phase, ()) if used in phases[i:]]
     _require(not late, f"phases has {phase!r} before {' and '.join(late)}; expected it after")
+
+
+def _check_tensorboard(config: ConfigDict) -> None:
+  trains = {"teacher", "reference", "distill"} & {*config.phases}
+  needed = ("clu", "tensorboard", "tensorflow") if config.run.tensorboard and trains else ()
+  missing = [name for name in needed if not importlib.util.find_spec(name)]
+  _require(
+    not missing,
+    f"run.tensorboard is True and {', '.join(missing)} cannot be imported; install it, or set"
+    " run.tensorboard=False",
+  )
 
 
 def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
