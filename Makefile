@@ -1,10 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
+# The versions that the tests passed with.
+INSTALL := $(RUN) pip install --quiet --constraint constraints.txt
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 
-.PHONY: help demo test lint tables peers mutants fuzz kills clean
+.PHONY: help demo test lint lock tables peers mutants fuzz kills clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -24,8 +26,17 @@ lint: $(VENV)/ready  ## check format and style
 tables: $(VENV)/ready  ## make the tables of README.md and docs/ from docs/results
 	$(RUN) benchmarks.tables
 
+lock:  ## write constraints.txt: the newest versions that setup.py allows; make test tells whether they will do
+	set -e; folder=$$(mktemp -d); trap "rm -rf $$folder" EXIT; \
+	$(PYTHON) -m venv $$folder; \
+	$$folder/bin/python -m pip install --quiet --upgrade pip; \
+	$$folder/bin/python -m pip install --quiet '.[test]'; \
+	echo "# Versions that all tests passed with. Written by make lock." > $$folder/constraints.txt; \
+	$$folder/bin/python -m pip freeze --all --exclude dmmd_jax >> $$folder/constraints.txt; \
+	cp $$folder/constraints.txt constraints.txt
+
 peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) and compare with them
-	$(RUN) pip install --quiet --editable '.[peers]'
+	$(INSTALL) --editable '.[peers]'
 	$(RUN) tests.mmd.make_golden_kid
 	$(RUN) tests.networks.make_golden_gpt2
 	$(RUN) tests.networks.make_golden_inception
@@ -34,7 +45,7 @@ peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) a
 	$(RUN) benchmarks.mmd
 
 mutants: $(VENV)/ready  ## how many of 200 mistakes made on purpose the tests see; an hour
-	$(RUN) pip install --quiet --editable '.[mutants]'
+	$(INSTALL) --editable '.[mutants]'
 	$(RUN) benchmarks.mutation
 
 fuzz: $(VENV)/ready  ## 500 wrong configs, wrong files and damaged workdirs; a quarter of an hour
@@ -46,8 +57,8 @@ kills: $(VENV)/ready  ## kill runs of all phases at 100 random moments; half an 
 clean:  ## remove the virtual environment; runs/ stays
 	rm -rf $(VENV)
 
-$(VENV)/ready: setup.py
+$(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --upgrade pip
-	$(RUN) pip install --quiet --editable '.[test]'
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --build-constraint constraints.txt --editable '.[test]'
 	touch $@

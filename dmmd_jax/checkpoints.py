@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dmmd_jax import saved_state
-from dmmd_jax.config import differences
+from dmmd_jax.nested import differences
 
 _LAST = "commit_success.txt"
 

@@ -3,11 +3,20 @@
 What one field may be is in `fields.py`; here is what fields mean together.
 """
 
-import math
+import importlib.util
 
 from ml_collections import ConfigDict
 
-from dmmd_jax.config_file import ConfigError, apply_preset, check_fields, has, nearest_of, shown
+from dmmd_jax.config_devices import check_devices
+from dmmd_jax.config_file import (
+  ConfigError,
+  apply_preset,
+  check_fields,
+  has,
+  nearest_of,
+  require,
+  shown,
+)
 from dmmd_jax.fields import FIELDS, PHASES
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
@@ -31,6 +40,7 @@ def check(config: ConfigDict) -> None:
   _check_dataset(config)
   _check_presence(config)
   _check_phases(config.phases)
+  _check_tensorboard(config)
   _check_network(config, example_shape(config))
   _check_evaluation(config)
   _check_distillation(config)
@@ -39,37 +49,37 @@ def check(config: ConfigDict) -> None:
 
 def _check_dataset(config: ConfigDict) -> None:
   dataset, is_text = config.dataset, config.dataset.name in TEXTS
-  _require(
+  require(
     is_text or dataset.name in DATASETS or (dataset.name and "shape" in dataset),
     f"dataset.name is {shown(dataset.name)}; expected one of {', '.join((*DATASETS, *TEXTS))};"
     " for images of tensorflow-datasets or your own start from configs/cifar_dmmd.py"
     f"{nearest_of(dataset.name, (*DATASETS, *TEXTS))}",
   )
-  _require(
+  require(
     not is_text or "reference" in config,
     f"dataset.name is {shown(dataset.name)}, a text; start from configs/text_dmmd.py",
   )
-  _require(
+  require(
     is_text or "reference" not in config.phases,
     f"phases has 'reference', a model of text, and dataset.name is {shown(dataset.name)}",
   )
-  _require(
+  require(
     dataset.name not in ("npz", "folder", "textfile") or dataset.get("path"),
     f"dataset.name is {shown(dataset.name)} and dataset.path is ''; name the file or folder",
   )
-  _require(
+  require(
     is_text or dataset.name in DATASETS or dataset.shape,
     "dataset.shape is (), and was not read from the files; expected (height, width, channels)",
   )
   if not is_text:
     return
   byte_pairs = dataset.get("alphabet") == "gpt2"
-  _require(
+  require(
     not byte_pairs or dataset.get("tokenizer"),
     "dataset.alphabet is 'gpt2' and dataset.tokenizer is ''; name a folder with vocab.json and"
     " merges.txt",
   )
-  _require(
+  require(
     byte_pairs or not config.reference.get("gpt2"),
     f"reference.gpt2 is set and dataset.alphabet is {shown(dataset.get('alphabet'))}; GPT-2 reads"
     " only its own byte pairs: use dataset.alphabet='gpt2', or train a reference",
@@ -82,16 +92,14 @@ def _check_presence(config: ConfigDict) -> None:
   data = data if data in DATASETS else "texts" if data in TEXTS else "images"
   special = {name: field.kinds for name, field in FIELDS.items() if field.kinds}
   missing = [n for n, kinds in special.items() if {network, data} & {*kinds} and not has(config, n)]
-  _require(
+  require(
     not missing,
     f"the config has no {', '.join(missing)}, which {network} or {data} need; start from a config"
     " of configs/ that has it",
   )
   there = [n for n in special if n.startswith("network.") and has(config, n)]
   others = [n for n in there if network not in special[n]]
-  _require(
-    not others, f"{network} has no {', '.join(others)}; leave it out, or change network.name"
-  )
+  require(not others, f"{network} has no {', '.join(others)}; leave it out, or change network.name")
 
 
 def _check_phases(phases: tuple[str, ...]) -> None:
@@ -99,24 +107,35 @@ def _check_phases(phases: tuple[str, ...]) -> None:
   uses = {"distill": ("teacher",), "evaluate": ("teacher", "reference", "distill")}
   for i, phase in enumerate(phases):
     late = [used for used in uses.get(phase, ()) if used in phases[i:]]
-    _require(not late, f"phases has {phase!r} before {' and '.join(late)}; expected it after")
+    require(not late, f"phases has {phase!r} before {' and '.join(late)}; expected it after")
+
+
+def _check_tensorboard(config: ConfigDict) -> None:
+  trains = {"teacher", "reference", "distill"} & {*config.phases}
+  needed = ("clu", "tensorboard", "tensorflow") if config.run.tensorboard and trains else ()
+  missing = [name for name in needed if not importlib.util.find_spec(name)]
+  require(
+    not missing,
+    f"run.tensorboard is True and {', '.join(missing)} cannot be imported; install it, or set"
+    " run.tensorboard=False",
+  )
 
 
 def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
   network = config.network
   images = len(shape) == 3
-  _require(
+  require(
     network.width % ((4 if images else 2) * network.heads) == 0,
     f"network.width is {network.width}; expected a multiple of {4 if images else 2} times"
     f" network.heads ({network.heads})",
   )
   labelled = config.dataset.name not in (*TEXTS, "coins", "mixture")
-  _require(
+  require(
     not network.classes or labelled,
     f"network.classes is True; {config.dataset.name} has no labels",
   )
   guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
-  _require(
+  require(
     network.classes or not guided,
     "guidance is above 0 with network.classes=False; only a network that knows classes is guided",
   )
@@ -127,9 +146,9 @@ def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
 
 
 def _check_uvit(network: ConfigDict, shape: tuple[int, ...]) -> None:
-  _require(len(shape) == 3, f"network.name is 'uvit'; examples are {shape}, no images")
+  require(len(shape) == 3, f"network.name is 'uvit'; examples are {shape}, no images")
   divisor = 2 ** len(network.channels)
-  _require(
+  require(
     all(side % divisor == 0 for side in shape[:2]),
     f"network.channels halves the image {len(network.channels)} times; expected sides"
     f" {shape[0]} x {shape[1]} to be multiples of {divisor}: pad, crop or resize the images",
@@ -138,34 +157,34 @@ def _check_uvit(network: ConfigDict, shape: tuple[int, ...]) -> None:
 
 def _check_transformer(config: ConfigDict, shape: tuple[int, ...]) -> None:
   network, sides = config.network, shape[:2]
-  _require(
+  require(
     network.patch and all(side % network.patch == 0 for side in sides),
     f"network.patch is {network.patch}; expected a divisor of the sides"
     f" {' x '.join(map(str, sides))} of {config.dataset.name}",
   )
   fits = len(shape) == 1 and network.block and shape[0] % network.block == 0
-  _require(
+  require(
     network.block == 0 or (fits and network.block % network.patch == 0),
     f"network.block is {network.block}; expected 0, or for sequences a divisor of their length"
     f" ({shape[0]}) and a multiple of network.patch",
   )
-  _require(
+  require(
     network.conv == 0 or (network.conv % 2 == 1 and len(shape) == 1),
     f"network.conv is {network.conv}; expected 0, or for sequences an odd number of tokens",
   )
-  _require(
+  require(
     not network.block or config.distill.teacher != "exact",
     "distill.teacher is 'exact' with network.block; the exact teacher does not go block by block",
   )
 
 
 def _check_evaluation(config: ConfigDict) -> None:
-  _require(
+  require(
     config.evaluate.block_size != 1,
     "evaluate.block_size is 1; expected 0 (the held-out split) or >= 2",
   )
   shape = example_shape(config)
-  _require(
+  require(
     not config.evaluate.get("inception") or (len(shape) == 3 and shape[2] in (1, 3)),
     f"evaluate.inception is set and examples are {shape}; FID is for images of 1 or 3 channels:"
     " set it to ''",
@@ -175,11 +194,11 @@ def _check_evaluation(config: ConfigDict) -> None:
 def _check_distillation(config: ConfigDict) -> None:
   distill = config.distill
   images = len(example_shape(config)) == 3
-  _require(
+  require(
     distill.noise != "pyramid" or images,
     f"distill.noise is 'pyramid' but {config.dataset.name} are sequences; use 'gaussian'",
   )
-  _require(
+  require(
     distill.teacher != "exact" or config.dataset.name in ("coins", "mixture"),
     f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
     " use 'network'",
@@ -187,7 +206,7 @@ def _check_distillation(config: ConfigDict) -> None:
   if distill.method != "kernel_score":
     _check_dmmd(config)
   else:
-    _require(
+    require(
       distill.score.target == "teacher"
       or (distill.temperature, distill.top_p, distill.guidance) == (1, 1, 0),
       "distill.temperature, distill.top_p and distill.guidance act on the teacher, which the kernel"
@@ -201,36 +220,36 @@ def _check_distillation(config: ConfigDict) -> None:
 def _check_dmmd(config: ConfigDict) -> None:
   """Processes other than the masked one have fewer choices."""
   distill, process = config.distill, config.process.name
-  _require(
+  require(
     distill.weight != "elbo" or distill.loss != "bound",
     "distill.weight is 'elbo' and distill.loss is 'bound', which has that weight in it: use"
     " distill.weight='constant'",
   )
   if process == "masked":
     return
-  _require(
+  require(
     distill.auxiliary_target == "hard",
     f"distill.auxiliary_target is 'soft' with the {process} process; there a sample and"
     " z_s are dependent given z_t: use 'hard'",
   )
-  _require(
+  require(
     distill.weight != "elbo",
     f"distill.weight is 'elbo' with the {process} process; it is the weight of the"
     " masked bound: use 'constant'",
   )
   if distill.loss != "bound":
     return
-  _require(
+  require(
     config.teacher.loss == "bound",
     f"distill.loss is 'bound' with the {process} process and a teacher trained with"
     " cross-entropy; train it with teacher.loss='bound', or use distill.loss='cross_entropy'",
   )
-  _require(
+  require(
     distill.top_p == 1 and distill.temperature == 1,
     "distill.temperature and distill.top_p act on E[x | z_t], which distill.loss='bound' does not"
     f" use with the {process} process; use distill.loss='cross_entropy'",
   )
-  _require(
+  require(
     distill.teacher != "exact",
     "distill.teacher='exact' gives E[x | z_t], which distill.loss='bound' does not use with the"
     f" {process} process; use distill.loss='cross_entropy'",
@@ -242,75 +261,23 @@ def _check_score(config: ConfigDict) -> None:
   block = config.network.get("block", 0)
   shape = example_shape(config)
   shortest = block or min(shape[:2])
-  _require(
+  require(
     score.objective == "marginal" or score.num_noises >= 2,
     "distill.score.num_noises is 1; the conditional kernel score compares outputs of at least 2",
   )
   examples = config.distill.batch_size // config.distill.microbatches
-  _require(
+  require(
     score.objective == "conditional" or examples >= 2,
     f"distill.batch_size / distill.microbatches is {examples}; the marginal kernel score compares"
     " at least 2 examples",
   )
-  _require(
+  require(
     score.category_bandwidth == 0 or len(shape) == 3,
     f"distill.score.category_bandwidth is {score.category_bandwidth}; the tokens of {dataset} have"
     " no order: set it to 0",
   )
   for scale in score.scales:
-    _require(
+    require(
       scale[0] <= shortest,
       f"distill.score.scales has {scale}; expected 0 <= window <= {shortest} for {dataset}",
     )
-
-
-def check_devices(config: ConfigDict, num_devices: int | None = None) -> None:
-  """Raises `ConfigError` where the mesh or a batch does not fit the number of devices.
-
-  Without a number they are as few as the mesh allows.
-  """
-  sizes = config.run.mesh
-  expected = "expected sizes of the axes data, fsdp, tensor"
-  _require(
-    0 not in sizes and sizes.count(-1) <= 1,
-    f"run.mesh is {sizes}; {expected}, each above 0, or -1 for the rest, once",
-  )
-  fixed = math.prod(size for size in sizes if size > 0)
-  num_devices = num_devices or fixed
-  _require(
-    num_devices % fixed == 0 if -1 in sizes else num_devices == fixed,
-    f"run.mesh is {sizes} on {num_devices} devices; {expected} whose product is the number of"
-    " devices, -1 standing for the rest of one axis",
-  )
-  data, fsdp, tensor = ((size if size > 0 else num_devices // fixed) for size in sizes)
-  _require(
-    config.network.heads % tensor == 0,
-    f"run.mesh splits heads {tensor} ways; expected a divisor of network.heads"
-    f" ({config.network.heads})",
-  )
-  for phase in ("teacher", "reference", "distill"):
-    if phase not in config.phases:
-      continue
-    size, parts = config[phase].batch_size, config[phase].microbatches
-    _require(
-      size % (data * fsdp * parts) == 0,
-      f"{phase}.batch_size is {size}; expected a multiple of the {data * fsdp} devices that share"
-      f" a batch, times {phase}.microbatches ({parts})",
-    )
-
-
-def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
-  """Fields in which two nested dicts differ, each as `name: before -> now`."""
-  found = []
-  for name in sorted(before.keys() | now.keys()):
-    old, new = before.get(name), now.get(name)
-    if isinstance(old, dict) and isinstance(new, dict):
-      found += differences(old, new, f"{prefix}{name}.")
-    elif old != new:
-      found.append(f"{prefix}{name}: {old} -> {new}")
-  return found
-
-
-def _require(condition: bool, message: str) -> None:
-  if not condition:
-    raise ConfigError(message)

@@ -44,7 +44,7 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
       text = "false" if negated else "true"
     elif text is None:
       text = next(rest, "--")
-      _require(not text.startswith("--"), f"--config.{field} has no value; write {argument}=value")
+      require(not text.startswith("--"), f"--config.{field} has no value; write {argument}=value")
     overrides[field] = text
   return overrides, others
 
@@ -94,7 +94,7 @@ def _run(path: str) -> ConfigDict:
       config = module.get_config(*[argument] if argument else [])
   except (Exception, SystemExit) as error:  # a config is a program, which may fail in any way
     raise ConfigError(f"{_place(error, file)}: {type(error).__name__}: {_reason(error)}") from error
-  _require(
+  require(
     isinstance(config, ConfigDict),
     f"{file}: get_config() returns {shown(config)}; expected a ConfigDict",
   )
@@ -130,7 +130,7 @@ def apply_preset(config: ConfigDict, given: dict) -> None:
   """
   check_fields(config)
   presets = config.get("presets", {})
-  _require(
+  require(
     config.preset in ("", *presets),
     f"preset is {shown(config.preset)}; this config has {', '.join(presets) or 'none'}"
     f"{nearest_of(config.preset, presets)}",
@@ -156,14 +156,14 @@ def check_fields(config: ConfigDict) -> None:
   """
   for field, value in flat(config):
     name = _name(field)
-    _require(
+    require(
       name not in _SECTIONS and not _PRESET.fullmatch(field),
       f"{field} is {shown(value)}; expected a section, with fields of its own",
     )
     _check_value(field, value)
-    _require(has(config, name), f"a preset has {field}, and the config has no {name} for it to set")
+    require(has(config, name), f"a preset has {field}, and the config has no {name} for it to set")
   for name, field in FIELDS.items():
-    _require(field.kinds or has(config, name), f"the config has no {name}; expected {field.rule}")
+    require(field.kinds or has(config, name), f"the config has no {name}; expected {field.rule}")
 
 
 def _check_value(field: str, value: object) -> None:
@@ -171,7 +171,7 @@ def _check_value(field: str, value: object) -> None:
   if name not in FIELDS:
     raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name)}")
   rule = FIELDS[name].rule
-  _require(
+  require(
     rule.accepts(value), f"{field} is {shown(value)}; expected {rule}{_nearest_choice(value, rule)}"
   )
 
@@ -239,6 +239,7 @@ def _name(field: str) -> str:
   return _PRESET.sub("", field) if _PRESET.match(field) else field
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+  """Raises `ConfigError` unless the condition holds."""
   if not condition:
     raise ConfigError(message)

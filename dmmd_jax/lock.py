@@ -6,12 +6,10 @@ lives. No clocks are compared, and nothing relies on file locks, which not every
 """
 
 import contextlib
-import datetime
 import fcntl
 import json
 import os
 import pathlib
-import socket
 import threading
 import time
 import uuid
@@ -19,7 +17,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from dmmd_jax import signals
+from dmmd_jax import lock_holder, signals
 from dmmd_jax.config import ConfigError
 
 _BEAT_SECONDS = 5.0
@@ -68,7 +66,7 @@ def _make(workdir: epath.Path) -> list[epath.Path]:
 
 def _take(entry: "_File | _Blob", workdir: epath.Path) -> object:
   """Writes our name into the lock, and returns its version."""
-  text = json.dumps(_identity())
+  text = json.dumps(lock_holder.identity())
   while True:
     found = entry.read()
     if found:
@@ -82,12 +80,12 @@ def _wait_until_dead(entry: "_File | _Blob", found: tuple[str, object], workdir)
   try:
     holder = json.loads(found[0])
     who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    here = _machine()
+    here = lock_holder.machine()
     is_visible = here["boot"] is not None and here.items() <= holder.items()
   except (ValueError, TypeError, KeyError, AttributeError):  # damaged, or being written
     who, is_visible = "an unknown process", False
   if is_visible:
-    alive = _is_alive(holder)
+    alive = lock_holder.is_alive(holder)
   else:
     print(
       f"{workdir} is locked by {who}; waiting up to {_PATIENCE_SECONDS:.0f} s for a sign of life"
@@ -263,42 +261,3 @@ class _Blob:
 
   def remove(self, version: object) -> None:
     self._bucket.blob(self._name).delete(if_generation_match=version)
-
-
-def _identity() -> dict[str, object]:
-  return _machine() | {
-    "pid": os.getpid(),
-    "started": _started(os.getpid()),
-    "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
-    "token": uuid.uuid4().hex,
-  }
-
-
-def _machine() -> dict[str, object]:
-  """Equal for processes that can see each other: containers share a boot, but not process ids."""
-  try:
-    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    space = os.stat("/proc/self/ns/pid").st_ino
-  except OSError:
-    boot = space = None
-  return {"host": socket.gethostname(), "boot": boot, "space": space}
-
-
-def _is_alive(holder: dict) -> bool:
-  """Whether the process of this machine runs; its id may have been given to another since."""
-  try:
-    os.kill(holder["pid"], 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:
-    pass  # another user's
-  return _started(holder["pid"]) in (None, holder["started"])
-
-
-def _started(pid: int) -> str | None:
-  """When it has started, in ticks since boot; "" if it has ended, None if nobody may know."""
-  try:
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-  except OSError:
-    return None
-  return "" if fields[0] in "ZX" else fields[19]

@@ -6,7 +6,6 @@ record equals what it would be now.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from dmmd_jax.config import ConfigError, differences
+from dmmd_jax import nested
+from dmmd_jax.config_file import ConfigError
 from dmmd_jax.integrity import find_damage, read_json, sha256, write_json
 from dmmd_jax.versions import made_by
 from dmmd_jax.workdir import latest_step, locate
@@ -64,7 +64,7 @@ class Source:
   @property
   def config(self) -> ConfigDict:
     """The config under which a model was made."""
-    return ConfigDict(_with_tuples(self.identity["config"]))
+    return ConfigDict(nested.with_tuples(self.identity["config"]))
 
   @property
   def step(self) -> int:
@@ -83,12 +83,12 @@ def own_config(config: ConfigDict, phase: str) -> ConfigDict:
 
   To read any other is an error, so that no result depends on what is not recorded.
   """
-  return ConfigDict(_select(config, _OWN[phase], _PLACES) | {"run": config.run.to_dict()})
+  return ConfigDict(nested.select(config, _OWN[phase], _PLACES) | {"run": config.run.to_dict()})
 
 
 def depends(config: ConfigDict, phase: str, sources: Sources) -> dict[str, Any]:
   """All that the result of `phase` depends on: fields of the config, the seed, what it reads."""
-  own = _select(config, _OWN[phase], _PLACES) | {"seed": config.run.seed}
+  own = nested.select(config, _OWN[phase], _PLACES) | {"seed": config.run.seed}
   inputs = {name: source.identity for name, source in sources.items()}
   return json.loads(json.dumps({"config": own, "inputs": inputs}))
 
@@ -181,7 +181,9 @@ def require_unchanged(folder: epath.Path, now: dict[str, Any]) -> None:
   if begun is None or folder.name == "evaluate":
     return
   inputs = {name: begun["inputs"].get(name) for name in now["inputs"]}
-  changed = differences(begun["config"], now["config"]) + differences(inputs, now["inputs"])
+  changed = nested.differences(begun["config"], now["config"]) + nested.differences(
+    inputs, now["inputs"]
+  )
   if changed:
     raise ConfigError(
       f"{folder} was begun with another config ({'; '.join(changed[:3])}); choose another"
@@ -238,8 +240,8 @@ def read_begun(folder: epath.Path) -> dict[str, Any] | None:
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:
   """A model's own record decides what it is; a config that says otherwise is refused."""
-  theirs, ours = (_select(c, _DEFINES[name], _FREE) for c in (source.config, config))
-  changed = differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
+  theirs, ours = (nested.select(c, _DEFINES[name], _FREE) for c in (source.config, config))
+  changed = nested.differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
   if changed:
     raise ConfigError(
       f"the {name} in {source.path} is not what this config says ({'; '.join(changed)}, its own"
@@ -281,30 +283,3 @@ def _find_damage(folder: epath.Path, result: dict[str, Any]) -> str:
 def _read_record(folder: epath.Path) -> dict[str, Any] | None:
   """The record of a finished phase; a damaged one is none: the phase finds its result again."""
   return read_json(folder / "record.json")
-
-
-def _select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> dict[str, Any]:
-  """The sections and fields `names` of a config, as nested dicts, without those to leave out."""
-  flat = _flatten(config.to_dict())
-  selected = {}
-  for field, value in flat.items():
-    if field not in leave_out and any(f"{field}.".startswith(f"{name}.") for name in names):
-      *sections, last = field.split(".")
-      section = functools.reduce(lambda inner, s: inner.setdefault(s, {}), sections, selected)
-      section[last] = value
-  return selected
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in values.items():
-    inner = _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-    flat |= {f"{prefix}{name}": value} if inner is None else inner
-  return flat
-
-
-def _with_tuples(value):
-  """JSON's lists as the tuples that they were in the config."""
-  if isinstance(value, dict):
-    return {name: _with_tuples(inner) for name, inner in value.items()}
-  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -18,7 +18,7 @@ from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 from google.cloud import storage
 
-from dmmd_jax import integrity, lock
+from dmmd_jax import integrity, lock, lock_holder
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
 from tests.conftest import ONE_DEVICE
@@ -128,7 +128,7 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
     blob.upload_from_string(b"")
   for name in ("default/d/1", "_CHECKPOINT_METADATA", "commit_success.txt"):  # a damaged one
     bucket.blob(f"mine/teacher/checkpoints/15/{name}").upload_from_string(b"garbage")
-  bucket.blob("mine/lock").upload_from_string(json.dumps(lock._identity() | {"started": "1"}))
+  bucket.blob("mine/lock").upload_from_string(json.dumps(lock_holder.identity() | {"started": "1"}))
   done = run_main(
     *TINY,
     "--config.phases=('teacher','evaluate')",
@@ -161,7 +161,7 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
 def test_a_bucket_has_one_run_at_a_time(bucket, monkeypatch):
   monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 0.6)
   workdir, blob = epath.Path("gs://runs/mine"), bucket.blob("mine/lock")
-  elsewhere = json.dumps(lock._identity() | {"host": "elsewhere", "pid": 7})
+  elsewhere = json.dumps(lock_holder.identity() | {"host": "elsewhere", "pid": 7})
   blob.upload_from_string(elsewhere)
   finished = threading.Event()
 
@@ -185,7 +185,7 @@ def test_a_bucket_has_one_run_at_a_time(bucket, monkeypatch):
 
 
 def test_of_many_that_find_a_dead_lock_in_a_bucket_one_wins(bucket):
-  dead = json.dumps(lock._identity() | {"started": "1"})
+  dead = json.dumps(lock_holder.identity() | {"started": "1"})
   bucket.blob("mine/lock").upload_from_string(dead)
   entries = [lock._Blob("gs://runs/mine") for _ in range(4)]
   found, won = [entry.read() for entry in entries], []

@@ -1,6 +1,7 @@
 import importlib
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -254,3 +255,11 @@ def test_a_batch_has_to_divide_into_microbatches_on_every_device():
     checks.check_devices(config, 8)
   with pytest.raises(checks.ConfigError, match="splits heads 8 ways"):
     checks.check_devices(digits(run__mesh=(1, 1, 8)), 8)
+
+
+def test_tensorboard_needs_its_packages_where_something_is_trained(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  with pytest.raises(checks.ConfigError, match="tensorboard is True and tensorflow cannot be impo"):
+    checks.check(digits())
+  checks.check(digits(run__tensorboard=False))
+  checks.check(digits(phases=("evaluate",)))

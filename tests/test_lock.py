@@ -14,7 +14,7 @@ import time
 import pytest
 from etils import epath
 
-from dmmd_jax import lock
+from dmmd_jax import lock, lock_holder
 from dmmd_jax.config import ConfigError
 
 HOLDER = """
@@ -44,7 +44,7 @@ def holder(workdir):
 def left_behind(workdir, **changes):
   """The lock of a run that was killed; of this process but for `changes`."""
   workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / "lock").write_text(json.dumps(lock._identity() | changes))
+  (workdir / "lock").write_text(json.dumps(lock_holder.identity() | changes))
 
 
 @pytest.fixture

@@ -68,13 +68,19 @@ def saved_steps(directory):
   return sorted(int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdecimal())
 
 
-def test_a_resumed_run_ends_bit_identical_and_keeps_the_last_checkpoints(tmp_path):
+def test_a_resumed_run_ends_bit_identical_and_keeps_the_last_checkpoints(tmp_path, capsys):
   mesh = parallel.make_mesh()
   whole = training.train(job(), tmp_path / "whole", RUN, mesh)
   with pytest.raises(training.NonFiniteError):
     training.train(job(poison_at=6), tmp_path / "broken", RUN, mesh)
+  capsys.readouterr()
   resumed = training.train(job(), tmp_path / "broken", RUN, mesh)
   assert equal(whole, resumed) and int(resumed["seen"]) == 10
+  said = capsys.readouterr().err.splitlines()
+  assert said[:2] == ["test: going on at step 4 of 10", "test: compiling …"]
+  assert said[2].startswith("test: compiled in ") and said[3].startswith("test: 10/10 steps, ")
+  loss = float(said[3].rpartition(", loss ")[2])
+  assert len(said) == 4 and 0 < loss < 1e6
   assert saved_steps(tmp_path / "whole") == [8, 10]
 
 
@@ -120,10 +126,12 @@ def test_a_signal_in_the_last_step_stops_before_the_next_phase(tmp_path):
     training.train(stopping, tmp_path, RUN, parallel.make_mesh())
 
 
-def test_a_finished_job_does_nothing_but_restore(tmp_path):
+def test_a_finished_job_does_nothing_but_restore(tmp_path, capsys):
   mesh = parallel.make_mesh()
   first = training.train(job(), tmp_path, RUN, mesh)
+  capsys.readouterr()
   assert equal(first, training.train(job(), tmp_path, RUN, mesh))
+  assert capsys.readouterr().err == ""
 
 
 def test_an_average_is_that_of_what_was_trained_without_the_start():

@@ -1,0 +1,45 @@
+"""Fields of configs as nested dicts: selected, compared, read back from JSON. Pure Python."""
+
+import functools
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+  """Fields in which two nested dicts differ, each as `name: before -> now`."""
+  found = []
+  for name in sorted(before.keys() | now.keys()):
+    old, new = before.get(name), now.get(name)
+    if isinstance(old, dict) and isinstance(new, dict):
+      found += differences(old, new, f"{prefix}{name}.")
+    elif old != new:
+      found.append(f"{prefix}{name}: {old} -> {new}")
+  return found
+
+
+def select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> dict[str, Any]:
+  """The sections and fields `names` of a config, as nested dicts, without those to leave out."""
+  flat = _flatten(config.to_dict())
+  selected = {}
+  for field, value in flat.items():
+    if field not in leave_out and any(f"{field}.".startswith(f"{name}.") for name in names):
+      *sections, last = field.split(".")
+      section = functools.reduce(lambda inner, s: inner.setdefault(s, {}), sections, selected)
+      section[last] = value
+  return selected
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in values.items():
+    inner = _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+    flat |= {f"{prefix}{name}": value} if inner is None else inner
+  return flat
+
+
+def with_tuples(value):
+  """JSON's lists as the tuples that they were in the config."""
+  if isinstance(value, dict):
+    return {name: with_tuples(inner) for name, inner in value.items()}
+  return tuple(map(with_tuples, value)) if isinstance(value, list) else value
