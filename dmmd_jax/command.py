@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -21,7 +22,15 @@ SEEDS = (0, 2**32 - 1)
 
 
 class Parser(argparse.ArgumentParser):
-  """An argument parser whose errors are one line, with exit code 2."""
+  """An argument parser of a module, whose errors are one line, with exit code 2.
+
+  It goes by the name that the module was called by, `python -m dmmd_jax NAME` or its own.
+  """
+
+  def __init__(self, module: str, description: str):
+    own = f"python -m {module}"
+    called = sys.argv[0] if sys.argv[0].startswith("python -m ") else own
+    super().__init__(prog=called, description=description)
 
   def error(self, message: str) -> NoReturn:
     fail(self.prog, message)
@@ -57,7 +66,11 @@ def one_line(message: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a command; Ctrl-C ends it in one line with 130, a reader that has left in none."""
+  """Runs a command; Ctrl-C ends it in one line with 130, a reader that has left in none.
+
+  A character that the terminal does not know is printed as `?`.
+  """
+  sys.stdout.reconfigure(errors="replace")
   try:
     main()
     sys.stdout.flush()
@@ -102,25 +115,65 @@ def load_array(path: str) -> np.ndarray:
   return array
 
 
-def find_run(path: str) -> epath.Path:
-  """The folder of a run. Raises `ValueError` where there is none."""
+def find_folder(path: str, expected: str) -> epath.Path:
+  """A folder, here or in a bucket. Raises `ValueError` where there is none."""
   try:
     folder = workdirs.locate(path)
   except ConfigError as error:
     raise ValueError(str(error)) from error
   if not folder.is_dir():
     found = "is a file" if folder.exists() else "does not exist"
-    raise ValueError(f"{path} {found}; expected the workdir of a run")
+    raise ValueError(f"{path} {found}; expected {expected}")
   return folder
 
 
+def find_run(path: str) -> epath.Path:
+  """The folder of a run. Raises `ValueError` where there is none."""
+  return find_folder(path, "the workdir of a run")
+
+
 def find_model(folder: epath.Path, name: str, unfinished: bool = False) -> records.Source:
-  """The model `name` of a run on text. Raises `ValueError` where there is none."""
+  """The model `name` of a run. Raises `ValueError` where there is none."""
   try:
-    source = records.find_model(folder, name, unfinished)
+    return records.find_model(folder, name, unfinished)
   except ConfigError as error:
     raise ValueError(str(error)) from error
+
+
+def find_text_model(folder: epath.Path, name: str) -> records.Source:
+  """The model `name` of a run on text. Raises `ValueError` where there is none."""
+  source = find_model(folder, name)
   dataset = source.config.dataset
   if "alphabet" not in dataset:
     raise ValueError(f"{folder} is a run on {dataset.name}; expected one on text")
   return source
+
+
+def find_output(name: str, endings: tuple[str, ...], what: str) -> epath.Path:
+  """A file to write `what` to, by its name. Raises `ValueError` where it cannot be."""
+  if not name.lower().endswith(endings):
+    raise ValueError(f"--out is {name}; {what} go to a file that ends in {' or '.join(endings)}")
+  if "://" in name:
+    try:
+      workdirs.locate(name.rpartition("/")[0], write=True)
+    except ConfigError as error:
+      raise ValueError(f"--out is {name}: {error}") from error
+    return epath.Path(name)
+  file = pathlib.Path(os.path.expanduser(name))
+  if file.exists() and not file.is_file():
+    raise ValueError(f"--out is {name}, which is no file; name one that may be written")
+  if not file.parent.is_dir():
+    raise ValueError(f"--out is {name}; there is no folder {file.parent}: make it first")
+  try:
+    tempfile.TemporaryFile(dir=file.parent).close()
+    if file.exists():
+      file.open("r+b").close()
+  except OSError as error:
+    raise ValueError(f"--out is {name}, which cannot be written ({error.strerror})") from error
+  return epath.Path(file)
+
+
+def pad(rows: list[list[str]]) -> list[list[str]]:
+  """The cells of a table, all lines of one length, as wide as their columns."""
+  sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [[f"{cell:<{size}}" for cell, size in zip(row, sizes, strict=True)] for row in rows]

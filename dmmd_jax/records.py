@@ -5,6 +5,7 @@ A phase folder holds `config.json`, what the phase depends on, from before its f
 record equals what it would be now.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -125,6 +126,20 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
   return Source(folder, begun | {"step": step, "digest": None, "finished": False})
 
 
+def current_inputs(workdir: epath.Path, begun: dict[str, Any]) -> dict[str, Any]:
+  """The inputs of an evaluation that was `begun` in a workdir, with the models that are there now.
+
+  What it read from elsewhere, or does not exist any more, stays as it was.
+  """
+  inputs = dict(begun["inputs"])
+  for name, phase in _PHASE_OF.items():
+    is_read = name == "student" or "step" in inputs.get(name, {})
+    if is_read and has_begun(workdir / phase):
+      with contextlib.suppress(ConfigError):
+        inputs[name] = find_model(workdir, name, unfinished=True).identity
+  return inputs
+
+
 def find_sources(
   config: ConfigDict,
   workdir: epath.Path,
@@ -147,7 +162,7 @@ def find_sources(
   if phase == "distill" or (phase == "evaluate" and config.distill.teacher != "exact"):
     find_in(config.distill.teacher_workdir, "teacher")
   if phase == "evaluate":
-    if _has_begun(workdir / "distill"):
+    if has_begun(workdir / "distill"):
       find_in("", "student")
     if "reference" in config and config.reference.gpt2:
       found["reference"] = _gpt2_files(config.reference.gpt2)
@@ -265,7 +280,8 @@ def _file(name: str) -> Source:
   return Source(path, {"sha256": sha256(path)})
 
 
-def _has_begun(folder: epath.Path) -> bool:
+def has_begun(folder: epath.Path) -> bool:
+  """Whether a phase has left anything in its folder."""
   return any((folder / name).exists() for name in ("config.json", "record.json", "checkpoints"))
 
 

@@ -53,7 +53,7 @@ def save_results(directory: epath.Path, results: dict) -> list[str]:
     if not made.get("finished", True):
       text += f"\nThe {name} is not finished: measured at step {made['step']}.\n"
   (directory / "results.md").write_text(text)
-  _plot_quality(directory / "quality_vs_nfe.png", results["rows"], results["reference"])
+  plot_quality(directory / "quality_vs_nfe.png", results["rows"], results["reference"])
   write_whole(directory / "results.json", json.dumps(results, indent=1) + "\n")
   return ["results.json", "results.md", "quality_vs_nfe.png"]
 
@@ -64,20 +64,17 @@ def results_table(results: dict) -> str:
   `rows` are metrics of a `model` at an `nfe`, `seconds` their `seconds_per_sample`. `reference` are
   metrics of real data of the `reference_split`; all are measured against the `split`.
   """
-  rows, reference = results["rows"], results["reference"]
+  rows = results["rows"]
   parts = []
   for metric in dict.fromkeys(row["metric"] for row in rows):
-    of_metric = [r for r in rows if r["metric"] == metric]
-    cells = {(r["model"], r["nfe"]): _number(r["value"], r["stderr"]) for r in of_metric}
-    parts += [f"### {TITLES.get(metric, metric)}", "", *_table(rows, cells)]
-    if metric in reference:
-      number, real = _number(*reference[metric]), _SPLITS[results["reference_split"]]
-      parts += ["", f"Real data ({real} split) in place of samples: {number}."]
+    parts += [f"### {TITLES.get(metric, metric)}", "", *_markdown(metric_table(rows, metric))]
+    if metric in results["reference"]:
+      parts += ["", real_data(results, metric)]
     parts.append("")
   cells = {
     (r["model"], r["nfe"]): f"{1e3 * r['seconds_per_sample']:.2f}" for r in results["seconds"]
   }
-  parts += ["### Milliseconds per sample", "", *_table(rows, cells)]
+  parts += ["### Milliseconds per sample", "", *_markdown(_table(rows, cells))]
   samples = rows[0]["num_samples"] if rows else 0
   parts += [
     "",
@@ -88,16 +85,29 @@ def results_table(results: dict) -> str:
   return "\n".join(parts) + "\n"
 
 
-def _table(rows: list[dict], cells: dict[tuple[str, int], str]) -> list[str]:
-  """Lines of a table of `cells` by model and NFE, of all models and NFE in `rows`."""
+def metric_table(rows: list[dict], metric: str) -> list[list[str]]:
+  """Cells of the table of a metric, line by line: a head, and each model at all NFE of `rows`."""
+  of_metric = [r for r in rows if r["metric"] == metric]
+  cells = {(r["model"], r["nfe"]): _number(r["value"], r["stderr"]) for r in of_metric}
+  return _table(rows, cells)
+
+
+def real_data(results: dict, metric: str) -> str:
+  """A sentence on a metric of real data, which `results` have."""
+  real = _SPLITS[results["reference_split"]]
+  return f"Real data ({real} split) in place of samples: {_number(*results['reference'][metric])}."
+
+
+def _table(rows: list[dict], cells: dict[tuple[str, int], str]) -> list[list[str]]:
   nfes = sorted({row["nfe"] for row in rows})
-  lines = [
-    "| model \\ NFE | " + " | ".join(map(str, nfes)) + " |",
-    "|---" * (len(nfes) + 1) + "|",
-  ]
-  for model in dict.fromkeys(row["model"] for row in rows):
-    lines.append(f"| {model} | " + " | ".join(cells.get((model, n), "") for n in nfes) + " |")
-  return lines
+  models = dict.fromkeys(row["model"] for row in rows)
+  body = [[model, *(cells.get((model, n), "") for n in nfes)] for model in models]
+  return [["model \\ NFE", *map(str, nfes)], *body]
+
+
+def _markdown(table: list[list[str]]) -> list[str]:
+  head, *body = (f"| {' | '.join(line)} |" for line in table)
+  return [head, "|---" * len(table[0]) + "|", *body]
 
 
 def _number(value: float, stderr: float | None) -> str:
@@ -108,7 +118,7 @@ def _number(value: float, stderr: float | None) -> str:
   return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
-def _plot_quality(path: epath.Path, rows: list[dict], reference: Reference) -> None:
+def plot_quality(path: epath.Path, rows: list[dict], reference: Reference) -> None:
   """Quality against NFE, one panel per metric."""
   plt = _pyplot()
   metrics = list(dict.fromkeys(row["metric"] for row in rows))
@@ -172,7 +182,7 @@ def _plot_samples(
     len(samples), 1, figsize=(10, 1.9 * len(samples)), squeeze=False, constrained_layout=True
   )
   for axis, (steps, tokens) in zip(axes[:, 0], samples.items(), strict=True):
-    image = _tile(tokens, rows=3, columns=20) if tokens.ndim == 4 else tokens[:40].T
+    image = tile(tokens, rows=3, columns=20) if tokens.ndim == 4 else tokens[:40].T
     axis.imshow(image / (num_categories - 1), cmap="gray", vmin=0, vmax=1)
     axis.set_ylabel(f"{steps} steps", rotation=0, ha="right", va="center")
     axis.set_xticks([])
@@ -181,7 +191,7 @@ def _plot_samples(
   _save(figure, path, dpi=90)
 
 
-def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
   """Images `[n, H, W, C]` as one image, padded by a pixel."""
   images = images[: rows * columns]
   blank = np.zeros((rows * columns - len(images), *images.shape[1:]), images.dtype)

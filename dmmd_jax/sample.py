@@ -1,42 +1,95 @@
-"""Prints text from a trained workdir: `python -m dmmd_jax.sample --workdir=runs/text_dmmd`."""
+"""Draws samples from a trained model: `python -m dmmd_jax sample --workdir=runs/text_dmmd`."""
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
+from etils import epath
 
-from dmmd_jax import command
+from dmmd_jax import command, samples
+from dmmd_jax.config import example_shape
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.records import Source
 
+# How many are drawn unless the command line says.
+_NUM = {"images": 64, "texts": 1, "sequences": 16}
+
 
 def main(argv: list[str] | None = None) -> None:
-  number = command.number
-  parser = command.Parser(prog="python -m dmmd_jax.sample", description="Prints generated text.")
-  parser.add_argument(
-    "--workdir", required=True, help="of a run on text: a folder, or gs://bucket/folder"
-  )
-  parser.add_argument("--model", choices=("student", "teacher"), help="default: student if any")
-  parser.add_argument("--prompt", default="", help="how the text begins")
-  parser.add_argument(
-    "--nfe", type=number(int, 1, 100_000), default=16, help="network evaluations, of every block"
-  )
-  # Beyond these float32 knows neither the probabilities nor their order.
-  parser.add_argument("--temperature", type=number(float, 1e-6, 10**6), default=1.0)
-  parser.add_argument("--top_p", type=number(float, 1e-6, 1), default=1.0)
-  parser.add_argument("--num", type=number(int, 1, 1_000_000), default=1, help="texts")
-  parser.add_argument("--seed", type=number(int, *command.SEEDS), default=0)
-  parser.add_argument("--unfinished", action="store_true", help="use a model still in training")
+  parser = make_parser()
   args = parser.parse_args(argv)
   try:
     workdir = command.find_run(args.workdir)
-    model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
-    source = command.find_model(workdir, model, args.unfinished)
-    prompt = encode_prompt(source.config.dataset, args.prompt)
-    _print_texts(args, source, prompt, is_student=model == "student")
+    args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
+    source = command.find_model(workdir, args.model, args.unfinished)
+    kind = kind_of(source.config)
+    check(args, source.config, kind)
+    prompt = encode_prompt(source.config.dataset, args.prompt) if kind == "texts" else None
+    out = find_output(args, workdir, kind)
+    draw(args, source, kind, prompt, out)
   except (ValueError, TextError) as error:
     parser.error(str(error))
+
+
+def make_parser() -> command.Parser:
+  number = command.number
+  parser = command.Parser("dmmd_jax.sample", "Draws samples from the model of a run.")
+  add = parser.add_argument
+  add("--workdir", required=True, help="of a run: a folder, or gs://bucket/folder")
+  add("--model", choices=("student", "teacher"), help="default: student if any")
+  add("--num", type=number(int, 1, 1_000_000), help="default: 1 text, 64 images, 16 sequences")
+  add("--nfe", type=number(int, 1, 100_000), default=16, help="steps, of every block; default: 16")
+  add("--seed", type=number(int, *command.SEEDS), default=0, help="default: 0")
+  # Beyond these float32 knows neither the probabilities nor their order.
+  add("--temperature", type=number(float, 1e-6, 10**6), default=1.0, help="default: 1")
+  add("--top_p", type=number(float, 1e-6, 1), default=1.0, help="of every token; default: 1")
+  add("--prompt", default="", help="how the texts begin")
+  add("--label", type=number(int, 0, 10**6), help="one class for all; default: all in turns")
+  add("--guidance", type=number(float, 0, 100), default=0.0, help="of a teacher that knows classes")
+  add(
+    "--out", metavar="FILE", help="x.png: a grid of images; x.npz: their tokens; x.txt: texts or"
+    " sequences. Default: images go to sample.png of the workdir, all else is printed",
+  )  # fmt: skip
+  add("--batch", type=number(int, 1, 10**6), help="examples at once, which changes none of them")
+  add("--unfinished", action="store_true", help="use a model still in training")
+  return parser
+
+
+def kind_of(config) -> str:
+  """What a run is on: images, texts, or other sequences."""
+  if "alphabet" in config.dataset:
+    return "texts"
+  return "images" if len(example_shape(config)) == 3 else "sequences"
+
+
+def check(args, config, kind: str) -> None:
+  """Raises `ValueError` for options that the model of a run has no use for."""
+  knows_classes = config.network.get("classes")
+  for option, is_given in (("label", args.label is not None), ("guidance", args.guidance > 0)):
+    if is_given and not knows_classes:
+      raise ValueError(f"--{option} is given; the network of this run knows no classes")
+  if args.guidance and args.model == "student":
+    raise ValueError(
+      "--guidance is given; a student has that of its distillation: leave it out, or use"
+      " --model=teacher"
+    )
+  if args.prompt and kind != "texts":
+    raise ValueError(f"--prompt is given; this is a run on {config.dataset.name}, not on text")
+
+
+def find_output(args, workdir: epath.Path, kind: str) -> epath.Path | None:
+  """The file to write; None is the terminal. Raises `ValueError` where it cannot be written."""
+  args.num = args.num or _NUM[kind]
+  name = args.out or (str(workdir / "sample.png") if kind == "images" else "")
+  if not name:
+    return None
+  out = command.find_output(name, samples.ENDINGS[kind], kind)
+  if out.suffix.lower() == ".png" and args.num > samples.MOST_IN_GRID:
+    raise ValueError(
+      f"--num is {args.num}; a grid takes at most {samples.MOST_IN_GRID} images: use --out=x.npz"
+    )
+  return out
 
 
 def encode_prompt(dataset, prompt: str) -> np.ndarray:
@@ -59,71 +112,63 @@ def encode_prompt(dataset, prompt: str) -> np.ndarray:
   return tokens
 
 
-def _print_texts(args, source: Source, prompt: np.ndarray, is_student: bool) -> None:
+def draw(
+  args, source: Source, kind: str, prompt: np.ndarray | None, out: epath.Path | None
+) -> None:
+  """Draws samples, and prints or writes them. Raises `ValueError` for what the model cannot do."""
   command.keep_compiled_programs()
-  import jax
+  from dmmd_jax import drawing
 
-  from dmmd_jax import parallel
-  from dmmd_jax.phases import build
+  with contextlib.redirect_stdout(sys.stderr):  # samples alone are the output
+    model = drawing.load(source, args.model == "student", args.guidance)
+  labels = _labels(args, model.denoiser.num_classes, source.config.dataset.name)
+  settings = args.nfe, args.temperature, args.top_p
+  if kind == "texts":
+    decode = model.dataset.tokenizer.decode
+    stream = drawing.make_stream(model.denoiser, prompt, *settings)
+    if args.num == 1 and not out:
+      for block in stream(model.params, drawing.example_keys(args.seed, 0, 1)):
+        print(decode(block[0]), end="", flush=True)
+      print()
+      return
+    draw_some = lambda params, keys, _: np.concatenate([*stream(params, keys)], 1)
+  else:
+    decode = lambda tokens: " ".join(map(str, tokens))
+    draw_some = drawing.make_draw(model.denoiser, *settings)
+  batches = drawing.draw_batches(model, draw_some, args.seed, labels, args.batch)
+  if out is None:
+    rows = (row for tokens in batches for row in tokens)
+    for line in samples.lines(kind, rows, decode, args.num):
+      print(line, flush=True)
+    return
+  found = samples.Samples(
+    kind=kind,
+    tokens=np.concatenate([*batches]),
+    num_categories=model.dataset.num_categories,
+    model=args.model,
+    nfe=model.denoiser.evaluations(args.nfe),
+    seed=args.seed,
+    labels=labels if model.denoiser.num_classes else None,
+  )
+  _write(out, found, decode)
 
-  config = source.config
-  needs_data = config.process.name == "marginal"
-  with contextlib.redirect_stdout(sys.stderr):  # texts alone are the output
-    dataset = build.make_dataset(config) if needs_data else build.outline(config)
-  denoiser = build.make_denoiser(config, dataset, student=is_student)
-  params = build.load_ema(source, denoiser.init, parallel.make_mesh())
-  stream = make_stream(denoiser, prompt, args.nfe, args.temperature, args.top_p)
-  for i in range(args.num):
-    key = jax.random.fold_in(jax.random.key(args.seed), i)
-    for block in stream(params, key):
-      print(dataset.tokenizer.decode(block), end="", flush=True)
-    print()
+
+def _write(out: epath.Path, found: samples.Samples, decode: Callable[[np.ndarray], str]) -> None:
+  try:
+    samples.save(out, found, decode)
+  except OSError as error:
+    raise ValueError(f"cannot write {out} ({error.strerror})") from error
+  about = f"{len(found.tokens)} {found.kind} of the {found.model}"
+  print(f"{out}: {about}, {found.nfe} NFE, seed {found.seed}")
 
 
-def make_stream(
-  denoiser, prompt: np.ndarray, nfe: int, temperature: float, top_p: float
-) -> Callable[..., Iterator[np.ndarray]]:
-  """`stream(params, key)` yields tokens `[D / num_blocks]` block after block.
-
-  The first ones are those of `prompt` `[n]`. A network sees the prompt as it has seen clean tokens
-  in training: visible in masked diffusion, which is exact, corrupted like the rest in any other.
-  """
-  import jax
-  import jax.numpy as jnp
-
-  from dmmd_jax.diffusion.processes import Masked
-  from dmmd_jax.diffusion.samplers import ancestral_sample
-
-  size = denoiser.shape[0] // denoiser.num_blocks
-  begin = jnp.zeros(denoiser.shape, jnp.int32).at[: len(prompt)].set(prompt.astype(np.int32))
-  is_given = jnp.arange(len(begin)) < len(prompt)
-
-  @jax.jit
-  def draw(params, cache, start, key):
-    given, known = (jax.lax.dynamic_slice_in_dim(a, start, size)[None] for a in (begin, is_given))
-
-    def predict(z, t, key):
-      seen = given
-      if not isinstance(denoiser.process, Masked):
-        key, corrupt_key = jax.random.split(key)
-        seen = denoiser.process.corrupt(corrupt_key, given, t)
-      z = jnp.where(known, seen, z)
-      if denoiser.num_blocks == 1:
-        return denoiser.log_mean(params, z, t, key)
-      return denoiser.block_log_mean(params, cache, start, z, t, key)
-
-    key = jax.random.fold_in(key, start)
-    drawn = ancestral_sample(predict, denoiser.process, key, (1, size), nfe, temperature, top_p)
-    x = jnp.where(known, given, drawn.tokens)
-    return x[0], denoiser.remember(params, cache, start, x) if denoiser.num_blocks > 1 else cache
-
-  def stream(params, key):
-    cache = denoiser.empty_cache(1)
-    for start in range(0, len(begin), size):
-      block, cache = draw(params, cache, start, key)
-      yield np.asarray(block)
-
-  return stream
+def _labels(args, num_classes: int, dataset: str) -> np.ndarray:
+  """The class int32 `[num]` of every example: all in turns, or the one that was asked for."""
+  if args.label is None:
+    return (np.arange(args.num) % max(num_classes, 1)).astype(np.int32)
+  if args.label >= num_classes:
+    raise ValueError(f"--label is {args.label}; {dataset} has the classes 0 to {num_classes - 1}")
+  return np.full(args.num, args.label, np.int32)
 
 
 if __name__ == "__main__":

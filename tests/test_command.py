@@ -43,3 +43,63 @@ def test_a_reader_that_leaves_and_ctrl_c_leave_no_traceback():
   program[2] = "from dmmd_jax import command; command.run(lambda: print(9))"
   done = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
   assert done.returncode == 141 and done.stderr == ""
+
+
+def test_a_terminal_that_knows_less_than_unicode_shows_the_rest():
+  program = "from dmmd_jax import command; command.run(lambda: print('1.5 ± 0.1'))"
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    capture_output=True,
+    timeout=60,
+  )
+  assert done.stdout == b"1.5 ? 0.1\n", done.stderr
+
+
+@pytest.mark.parametrize(
+  ("called", "prog"),
+  [("python -m dmmd_jax sample", "dmmd_jax sample"), ("dmmd_jax/sample.py", "dmmd_jax.sample")],
+)
+def test_a_parser_goes_by_the_name_that_it_was_called_by(capsys, monkeypatch, called, prog):
+  monkeypatch.setattr(sys, "argv", [called])
+  with pytest.raises(SystemExit):
+    command.Parser("dmmd_jax.sample", "Samples.").parse_args(["--bad"])
+  assert capsys.readouterr().err == f"{prog}: unrecognized arguments: --bad\n"
+
+
+def test_outputs_that_can_be_written_are_known_by_their_endings(tmp_path, monkeypatch):
+  (tmp_path / "there.PNG").write_text("is overwritten")
+  for name in ("there.PNG", "new.npz"):
+    assert command.find_output(f"{tmp_path}/{name}", (".png", ".npz"), "images").name == name
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert command.find_output("~/x.png", (".png",), "curves") == tmp_path / "x.png"
+  assert [path.name for path in tmp_path.iterdir()] == ["there.PNG"]
+  assert (tmp_path / "there.PNG").read_text() == "is overwritten"
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("x.txt", "images go to a file that ends in .png or .npz"),
+    ("png", "images go to a file that ends in"),
+    ("folder.png", "is no file"),
+    ("nowhere/x.png", "there is no folder"),
+    ("file/x.png", "there is no folder"),
+    ("s3://bucket/x.png", "unknown storage"),
+  ],
+)
+def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch, name, message):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "folder.png").mkdir()
+  (tmp_path / "file").touch()
+  with pytest.raises(ValueError, match=message):
+    command.find_output(name, (".png", ".npz"), "images")
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, monkeypatch):
+  def refuse(**_):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(command.tempfile, "TemporaryFile", refuse)
+  with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\)"):
+    command.find_output(f"{tmp_path}/x.png", (".png",), "curves")

@@ -101,7 +101,7 @@ def test_texts_are_the_first_of_each_model_and_its_steps(tmp_path):
 
 def test_images_are_tiled_row_by_row():
   images = np.arange(5)[:, None, None, None] + np.ones((5, 2, 3, 1))
-  tiled = report._tile(images, rows=2, columns=3)
+  tiled = report.tile(images, rows=2, columns=3)
   assert tiled.shape == (2 * 3, 3 * 4, 1)
   corners = tiled[::3, ::4, 0]
   np.testing.assert_array_equal(corners, [[1, 2, 3], [4, 5, 0]])

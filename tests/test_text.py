@@ -100,7 +100,7 @@ def test_text_is_printed_with_its_prompt(trained):
   workdir = f"--workdir={folder}/run"
   done = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
   assert done.returncode == 0, done.stderr
-  assert done.stdout.count("The old ca") == 2
+  assert re.fullmatch("─── 1 of 2 ───\nThe old ca.*─── 2 of 2 ───\nThe old ca.*", done.stdout, re.S)
   again = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
   other = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2", "--seed=1")
   assert again.stdout == done.stdout != other.stdout

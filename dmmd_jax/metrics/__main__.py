@@ -14,8 +14,8 @@ NGRAMS = (2, 4)
 
 def main(argv: list[str] | None = None) -> None:
   parser = command.Parser(
-    prog="python -m dmmd_jax.metrics",
-    description="Gradient Moment and perplexity of samples under a reference model, and variety.",
+    "dmmd_jax.metrics",
+    "Gradient Moment and perplexity of samples under a reference model, and variety.",
   )
   parser.add_argument("samples", help=".npy file, integer tokens [n, D]")
   parser.add_argument(
@@ -109,7 +109,7 @@ def load_reference(path: str, samples: np.ndarray, data: np.ndarray | None):
     model = reference.load_gpt2(path)
     check(model.num_categories, model.length)
     return model
-  source = command.find_model(command.find_run(path), "reference")
+  source = command.find_text_model(command.find_run(path), "reference")
   c = source.config.dataset
   check(make_tokenizer(c.alphabet, c.unknown, c.tokenizer).num_categories, c.length)
   from dmmd_jax import parallel

@@ -14,8 +14,8 @@ _LARGEST_TEST = 2**32  # bytes of permutations
 
 def main(argv: list[str] | None = None) -> None:
   parser = command.Parser(
-    prog="python -m dmmd_jax.mmd",
-    description="Maximum Mean Discrepancy between two samples, with standard error and p-value.",
+    "dmmd_jax.mmd",
+    "Maximum Mean Discrepancy between two samples, with standard error and p-value.",
   )
   parser.add_argument("first", help=".npy file, [n, ...]: integer tokens, or features")
   parser.add_argument("second", help=".npy file, [m, ...]")

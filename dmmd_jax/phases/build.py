@@ -82,7 +82,10 @@ def make_tokenizer(config) -> alphabets.Alphabet | alphabets.BytePairs:
 
 
 def outline(config) -> Dataset:
-  """What a data set of text is like, without the texts: enough to make networks of."""
+  """Shape and tokens of texts or images, without data: enough for a network without classes."""
+  if "shape" in config.dataset:
+    nothing = np.zeros((0, *config.dataset.shape), np.uint8)
+    return Dataset(nothing, nothing, images.NUM_CATEGORIES)
   tokenizer = make_tokenizer(config)
   nothing = np.zeros((0, config.dataset.length), np.int32)
   return Dataset(nothing, nothing, tokenizer.num_categories, tokenizer=tokenizer)
@@ -161,23 +164,27 @@ def exact_teacher(dataset: Dataset, process: processes.Process):
 
 def make_sampler(
   denoiser: Denoiser,
-  mesh: jax.sharding.Mesh,
+  mesh: jax.sharding.Mesh | None,
   predict: Callable | None = None,
   temperature: float = 1.0,
   top_p: float = 1.0,
 ) -> Callable[..., samplers.Samples]:
-  """`sample(params, key, shape, nfe)` of a denoiser, or of what `predict`s in its place.
+  """`sample(params, key, shape, nfe, labels)` of a denoiser, or of what `predict`s in its place.
 
-  A batch is split over the mesh; blocks are drawn one after the other, each in `nfe` evaluations.
-  A denoiser that knows classes is asked for all of them equally often.
+  A batch is split over the mesh, if any; blocks are drawn one after the other, each in `nfe`
+  evaluations. A denoiser that knows classes is asked for the `labels` int `[B]`, by default for all
+  classes equally often.
   """
 
   def split(z):
+    if mesh is None:
+      return z
     return jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
 
-  def sample(params, key, shape, nfe):
+  def sample(params, key, shape, nfe, labels=None):
     if denoiser.num_blocks == 1:
-      labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
+      if labels is None:
+        labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
       of_labels = predict or denoiser.given(Batch(None, labels)).log_mean
       return samplers.ancestral_sample(
         lambda z, t, key: of_labels(params, split(z), t, key),
