@@ -69,6 +69,8 @@ def test_what_is_given_by_hand_holds(written):
   assert (config.preset, config.teacher.batch_size, config.network.patch) == ("64", 7, 2)
   assert config.network.width == config.presets["64"].network.width and config.dataset.flip
   assert max(window for window, *_ in config.distill.score.scales) == 16  # 32 does not fit
+  with pytest.raises(checks.ConfigError, match="expected 0 <= window <= 28 for npz"):
+    load_images(written / "digits.npz", ("distill.score.scales", "((32, 16, (8.0,)),)"))
   without = load_images(written / "digits.npz", ("preset", ""))
   assert without.preset == "" and without.network.patch == 4
 
@@ -80,7 +82,7 @@ def test_what_is_given_by_hand_holds(written):
     ((30, 30, 3), "32", 5),
     ((20, 28, 1), "28", 4),
     ((49, 49, 3), "64", 7),
-    ((48, 64, 3), "64", 4),
+    ((64, 20, 3), "64", 4),
     ((256, 256, 3), "64", 4),
   ],
 )
@@ -115,6 +117,13 @@ def test_a_config_without_sizes_has_no_automatic_preset():
     config, given = config_file.load(path, {"preset": "auto"})
     with pytest.raises(checks.ConfigError, match=r"preset is 'auto'.*expected images"):
       settle(config, given)
+
+
+def test_a_patch_is_chosen_for_images_of_ones_own_alone():
+  config, given = config_file.load("configs/digits_dmmd.py", {"network.patch": "0"})
+  settle(config, given)
+  with pytest.raises(checks.ConfigError, match=r"network.patch is 0; expected a divisor"):
+    checks.check(config)
 
 
 def test_a_shape_that_was_not_settled_is_refused():
