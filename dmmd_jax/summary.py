@@ -15,7 +15,6 @@ from dmmd_jax import report
 
 _WIDTH = 100
 _SHOWN = ("report.html", "results.md", "quality_vs_nfe.png", "samples_student.png", "samples.md")
-_UNSEEN = ("coins", "mixture")  # neither images nor text
 
 
 def summary(config: ConfigDict, workdir: epath.Path) -> str:
@@ -29,7 +28,7 @@ def summary(config: ConfigDict, workdir: epath.Path) -> str:
     lines.append(f"Models:   {', '.join(os.fspath(workdir / phase) for phase in config.phases)}")
   if config.run.tensorboard:
     lines.append(f"Curves:   {python} -m tensorboard.main --logdir={_quoted(workdir)}")
-  if config.dataset.name not in _UNSEEN and {"teacher", "distill"} & {*config.phases}:
+  if {"teacher", "distill"} & {*config.phases}:
     lines.append(f"Samples:  {python} -m dmmd_jax sample --workdir={_quoted(workdir)}")
   if "evaluate" in config.phases:
     lines.append(f"Compare:  {python} -m dmmd_jax compare {_quoted(workdir)} OTHER_WORKDIR")

@@ -143,6 +143,7 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"distill__top_p": 1.5}, "distill.top_p is 1.5"),
     ({"distill__temperature": 0.0}, "expected a number (float32) in [0.01, 100]"),
     ({"dataset__name": "cifar10"}, "start from configs/cifar_dmmd.py"),
+    ({"dataset__name": "digit"}, "; did you mean digits?"),
     ({"network__name": "unet"}, "network.name is 'unet'; expected one of transformer, uvit"),
     ({"network__dropout": 1.0}, "network.dropout is 1.0; expected a number (float32) in [0, 1)"),
     ({"teacher__ema": 1.0}, "teacher.ema is 1.0; expected a number (float32) in [0, 1)"),

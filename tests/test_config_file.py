@@ -75,6 +75,8 @@ def test_the_last_of_several_values_holds():
     ("--config.distill.student_optimizer.learning_rate=1e999", "learning_rate is inf; expected"),
     ("--config.distill.score.scales=((.5,1,(1.,)),)", "scales is ((0.5, 1, (1.0,)),); expected"),
     ("--config.process.name=", "process.name is ''; expected one of masked, uniform"),
+    ("--config.process.name=maskd", "masked, uniform, marginal; did you mean masked?"),
+    ("--config.phases=teacher,distil", "evaluate, none twice; did you mean distill?"),
     ("--config.process.name=a\nb\\'", "process.name is 'a b'; expected one of"),
     ("--config.phases=(", "phases is (); expected a tuple"),
     ("--config.teacher.steps=3", "no field teacher.steps; did you mean teacher.num_steps or dist"),
@@ -159,5 +161,6 @@ def test_fields_of_presets_are_set_by_hand_and_checked():
   path = "configs/text_dmmd.py"
   config = load("--config.preset=quick", "--config.presets.quick.teacher.num_steps=7", path=path)
   assert config.teacher.num_steps == 7
+  assert "has quick; did you mean quick?" in error_of("--config.preset=quik", path=path)
   message = error_of("--config.presets.quick.teacher.num_steps=0", path=path)
   assert "presets.quick.teacher.num_steps is 0; expected a whole number" in message

@@ -49,5 +49,5 @@ def test_the_last_lines_name_what_is_there(tmp_path, monkeypatch):
     f"Compare:  .venv/bin/python -m dmmd_jax compare '{workdir}' OTHER_WORKDIR",
   ]
   config = toy_dmmd.get_config()
-  config.phases, config.run.tensorboard = ("teacher",), False
-  assert summary(config, workdir) == f"Models:   {workdir}/teacher"
+  config.phases, config.run.tensorboard = ("reference",), False
+  assert summary(config, workdir) == f"Models:   {workdir}/reference"
