@@ -23,7 +23,7 @@ import re
 import sys
 import textwrap
 
-from dmmd_jax.report import _number as number
+from dmmd_jax.report.tables import number
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"

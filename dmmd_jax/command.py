@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors, numbers in a range, .npy files, runs. No jax."""
+"""What the commands share: one-line errors, numbers in a range, arrays, runs. No jax."""
 
 import argparse
 import math
@@ -97,22 +97,31 @@ def hide_logs_of_libraries() -> None:
 
 
 def load_array(path: str) -> np.ndarray:
-  """The one array of a .npy file. Raises `ValueError` where there is none."""
+  """The array of a .npy file, or of an .npz file the one array or that named `tokens`.
+
+  Raises `ValueError` where there is none.
+  """
   file = pathlib.Path(os.path.expanduser(path))
+  expected = "expected a .npy or .npz file that NumPy wrote"
   if not file.is_file():
     found = "is not a file" if file.exists() else "does not exist"
-    raise ValueError(f"{path} {found}; expected a .npy file that numpy.save wrote")
+    raise ValueError(f"{path} {found}; {expected}")
   try:
     array = np.load(file, allow_pickle=False)
+    if isinstance(array, np.ndarray):
+      return array
+    with array as arrays:
+      names = arrays.files
+      name = "tokens" if "tokens" in names else names[0] if len(names) == 1 else None
+      if name and not isinstance(arrays[name], np.ndarray):
+        raise ValueError(f"{name} in it is no array")
+      if name:
+        return arrays[name]
   except Exception as error:  # broken files raise nearly anything
     reason = str(error) or type(error).__name__
-    raise ValueError(
-      f"cannot read {path}: {reason}; expected a .npy file that numpy.save wrote"
-    ) from error
-  if not isinstance(array, np.ndarray):
-    array.close()
-    raise ValueError(f"{path} holds several arrays; expected a .npy file with one")
-  return array
+    raise ValueError(f"cannot read {path}: {reason}; {expected}") from error
+  found = f"several arrays ({', '.join(names[:4])})" if names else "no array"
+  raise ValueError(f"{path} holds {found}; expected one, or one that is named tokens")
 
 
 def find_folder(path: str, expected: str) -> epath.Path:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dmmd_jax import command, config_file, report, runs
+from dmmd_jax import command, config_file, runs
+from dmmd_jax.report import figures
+from dmmd_jax.report import tables as report_tables
 
 # What says what a token is: figures of runs that differ in it have nothing in common.
 _TOKENS = ("name", "shape", "alphabet", "length")
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
   if out:
     reference = found[0].results["reference"]
     same = all(run.results["reference"] == reference for run in found)
-    report.plot_quality(out, rows, reference if same else {})
+    figures.save_quality(out, {"rows": rows, "reference": reference if same else {}})
     print(f"wrote {out}", file=sys.stderr if args.json else sys.stdout)
 
 
@@ -168,9 +170,10 @@ def _is_same(one: Model, other: Model) -> bool:
 def tables(found: list[Run], rows: list[dict], metrics: list[str], width: int) -> Iterator[str]:
   """Lines of Markdown: a table of each metric, in parts where it is wider than `width`."""
   for metric in metrics:
-    yield f"### {report.title(metric)}"
+    yield f"### {report_tables.heading(metric)}"
     yield ""
-    for part in _parts(report.metric_table(rows, metric), width):
+    table = report_tables.metric_table(rows, metric)
+    for part in _parts([table.header, *table.rows], width):
       yield from _aligned(part)
       yield ""
     yield from _real_data(found, metric)
@@ -178,7 +181,7 @@ def tables(found: list[Run], rows: list[dict], metrics: list[str], width: int) -
 
 def _real_data(found: list[Run], metric: str) -> Iterator[str]:
   measured = [run for run in found if metric in run.results["reference"]]
-  lines = {run.name: report.real_data(run.results, metric) for run in measured}
+  lines = {run.name: report_tables.real_data(run.results, metric) for run in measured}
   is_same = len({*lines.values()}) == 1
   for name, line in list(lines.items())[: 1 if is_same else None]:
     yield line if is_same else f"{name}: {line}"

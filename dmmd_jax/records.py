@@ -102,7 +102,7 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
   """
   phase = _PHASE_OF[name]
   folder = workdir / phase
-  record = _read_record(folder)
+  record = read_json(folder / "record.json")
   damage = record and _find_damage(folder, record["result"])
   if record and not damage:
     of_model = {key: record["result"][key] for key in ("step", "digest")}
@@ -211,7 +211,7 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
 
   Data are compared where they are among the inputs: before they are loaded they cannot be.
   """
-  record = _read_record(folder)
+  record = read_json(folder / "record.json")
   if not record or _find_damage(folder, record["result"]):
     return False
   made_from = record["depends"]
@@ -294,8 +294,3 @@ def _find_damage(folder: epath.Path, result: dict[str, Any]) -> str:
   # Records of before there were `files` know the contents of results.json alone.
   old = {"results.json": result["sha256"]} if "sha256" in result else {}
   return find_damage(folder, result.get("files", old))
-
-
-def _read_record(folder: epath.Path) -> dict[str, Any] | None:
-  """The record of a finished phase; a damaged one is none: the phase finds its result again."""
-  return read_json(folder / "record.json")

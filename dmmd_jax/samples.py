@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from dmmd_jax import report
+from dmmd_jax.report import pictures
 
 # What samples are, and the endings of the files that they go to; the first is the usual one.
 ENDINGS = {
@@ -81,7 +81,7 @@ def _png(samples: Samples) -> bytes:
 
   columns = math.ceil(math.sqrt(len(samples.tokens)))
   rows = math.ceil(len(samples.tokens) / columns)
-  grid = report.tile(samples.tokens, rows, columns)
+  grid = pictures.tile(samples.tokens, rows, columns)
   grid = np.round(grid * (255 / (samples.num_categories - 1))).astype(np.uint8)
   times = max(1, _SIDE // max(samples.tokens.shape[1:3]))
   grid = grid.repeat(times, axis=0).repeat(times, axis=1)

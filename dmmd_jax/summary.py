@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from etils import epath
 from ml_collections import ConfigDict
 
-from dmmd_jax import report
+from dmmd_jax.report import tables
 
 _WIDTH = 100
 _SHOWN = ("report.html", "results.md", "quality_vs_nfe.png", "samples_student.png", "samples.md")
@@ -53,7 +53,7 @@ def table(results: dict) -> list[str]:
     for metric in dict.fromkeys(row["metric"] for row in rows):
       real = results["reference"].get(metric)
       of_real = f"; real data {_short(real[0])}" if real else ""
-      lines.append(f"{report.TITLES.get(metric, metric)}{of_real}")
+      lines.append(f"{tables.heading(metric)}{of_real}")
       for model in models:
         texts = [cells.get((metric, model, nfe), "") for nfe in some]
         lines += [_line(f"  {model}", texts, first, width)] if any(texts) else []

@@ -128,6 +128,8 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
     blob.upload_from_string(b"")
   for name in ("default/d/1", "_CHECKPOINT_METADATA", "commit_success.txt"):  # a damaged one
     bucket.blob(f"mine/teacher/checkpoints/15/{name}").upload_from_string(b"garbage")
+  stale = bucket.blob("mine/evaluate/samples_teacher_7.npz")
+  stale.upload_from_string(b"of an earlier evaluation")
   bucket.blob("mine/lock").upload_from_string(json.dumps(lock_holder.identity() | {"started": "1"}))
   done = run_main(
     *TINY,
@@ -142,7 +144,11 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
   assert "complete" not in done.stdout and "20/20" in done.stderr and not killed.exists()
   sizes = {blob.name.removeprefix("mine/"): blob.size for blob in bucket.list_blobs(prefix="mine/")}
   assert {f"teacher/checkpoints/{step}/commit_success.txt" for step in (10, 20)} <= set(sizes)
-  for name in ("results.json", "results.md", "quality_vs_nfe.png", "samples_teacher.png"):
+  assert not stale.exists()
+  for name in (
+    "results.json", "results.md", "quality_vs_nfe.png", "samples_teacher.png", "report.html",
+    "film.gif", "samples_teacher_1.npz", "samples_real.npz",
+  ):  # fmt: skip
     assert sizes[f"evaluate/{name}"] > 100
   (log,) = (name for name in sizes if name.startswith("teacher/tensorboard/events"))
   assert sizes[log] > 200  # more than its head

@@ -4,7 +4,9 @@ import argparse
 import os
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
 
 from dmmd_jax import command
@@ -22,6 +24,39 @@ def test_numbers_out_of_range_are_refused(text):
 def test_numbers_in_range_are_themselves():
   assert [command.number(int, 1, 10)(x) for x in ("1", "10")] == [1, 10]
   assert command.number(float, 1e-6, 1)("1e-6") == 1e-6
+
+
+def test_an_array_is_read_from_both_kinds_of_files(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  tokens = np.arange(6).reshape(2, 3)
+  np.save(tmp_path / "a.npy", tokens)
+  np.savez(tmp_path / "one.npz", images=tokens)
+  np.savez_compressed(
+    tmp_path / "named.npz", nfe=8, model="student", tokens=tokens, real=tokens + 1
+  )
+  for name in ("a.npy", "one.npz", "named.npz"):
+    np.testing.assert_array_equal(command.load_array(f"~/{name}"), tokens)
+
+
+def test_files_without_one_array_are_refused(tmp_path):
+  np.savez(tmp_path / "several.npz", a=1, b=2)
+  np.savez(tmp_path / "none.npz")
+  np.savez(tmp_path / "objects.npz", tokens=np.array([{}]))
+  with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
+    file.writestr("tokens", "1 2 3")
+  np.savez(tmp_path / "damaged.npz", tokens=np.arange(1000))
+  whole = (tmp_path / "damaged.npz").read_bytes()
+  (tmp_path / "damaged.npz").write_bytes(whole[:500] + b"x" * 100 + whole[600:])
+  for name, message in {
+    "several": r"holds several arrays \(a, b\); expected one, or one that is named tokens",
+    "none": "holds no array; expected one",
+    "objects": "cannot read .*objects.npz: ",
+    "text": "cannot read .*: tokens in it is no array; expected",
+    "damaged": "cannot read .*damaged.npz: ",
+    "absent": "does not exist; expected a .npy or .npz file",
+  }.items():
+    with pytest.raises(ValueError, match=message):
+      command.load_array(str(tmp_path / f"{name}.npz"))
 
 
 def test_a_message_is_one_line_without_escapes(capsys):

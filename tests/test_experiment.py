@@ -76,7 +76,7 @@ def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_rows(
     def stop(*_, **__):
       raise KeyboardInterrupt
 
-    patch.setattr(report, "save_results", stop)
+    patch.setattr(report, "save", stop)
     experiment.run(tiny(evaluate__num_blocks=3), workdir)
   # The results of before are still there; they are not those of this config, nor of the last one.
   assert results(workdir)["rows"] == expected

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.conftest import ONE_DEVICE
@@ -108,8 +109,17 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   assert all(re.match("(teacher|distill|evaluate): ", x) for x in done.stderr.splitlines())
   assert any(line.startswith("  student ") for line in printed)
   assert printed[-3].startswith(f"Results:  {workdir}/evaluate/ has results.md, ")
-  for name in ("results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png"):
+  for name in (
+    "results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png", "film.gif",
+  ):  # fmt: skip
     assert (workdir / "evaluate" / name).stat().st_size > 0
+  page = (workdir / "evaluate" / "report.html").read_text()
+  assert "<title>run</title>" in page and 'class="film"' in page
+  with np.load(workdir / "evaluate" / "samples_student_2.npz") as file:
+    assert len(file["tokens"]) == row["num_samples"] and file["tokens"].dtype == np.uint8
+    assert file["digest"] == results["inputs"]["student"]["digest"]
+  real = np.load(workdir / "evaluate" / "samples_real.npz")["tokens"]
+  assert (real[:, 0] == real[:, 1]).all()  # two coins that agree
   for phase in ("teacher", "distill"):
     assert any((workdir / phase / "tensorboard").iterdir())
 

@@ -219,7 +219,7 @@ def trained(workdir, module, **fields):
   now = records.depends(config, "teacher", {})
   records.begin(folder, now)
   with checkpoints.open_manager(folder / "checkpoints", 1) as manager:
-    checkpoints.save(manager, 1, {"ema": ema})
+    checkpoints.save(manager, 1, {"ema": ema}, {})
   records.finish(folder, now, {"step": 1, "digest": digest(ema)}, "cpu")
   return workdir
 

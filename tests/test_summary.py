@@ -5,7 +5,7 @@ import sys
 
 from configs import digits_dmmd, toy_dmmd
 from dmmd_jax.summary import summary, table
-from tests.test_report import RESULTS, row
+from tests.report.example import RESULTS, row
 
 
 def test_a_table_has_a_row_for_each_model_and_the_figures_of_real_data():

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import ONE_DEVICE
 from tests.test_hosts import finish, start
@@ -75,6 +76,11 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
   assert "sha256" in printed and "bits per token of the held-out split" in printed
   samples = (evaluate / "samples.md").read_text()
   assert "## student, 2 steps" in samples and samples.count("---") == 3 * 7
+  page = (evaluate / "report.html").read_text()
+  assert "autoregressive" in page and 'class="film"' in page and page.count("<blockquote>") == 4 * 4
+  # Two blocks of two steps, after the beginning; the reference model has no film.
+  with Image.open(evaluate / "film.gif") as film:
+    assert film.n_frames == 5
 
 
 def test_two_processes_measure_what_one_does(trained, tmp_path):
@@ -124,10 +130,15 @@ def test_anyones_samples_are_measured(trained, tmp_path):
   rng = np.random.default_rng(0)
   np.save(tmp_path / "a.npy", rng.integers(96, size=(40, 16)))
   np.save(tmp_path / "b.npy", rng.integers(90, size=(50, 16)))
-  args = [tmp_path / "a.npy", f"--reference={trained[0]}/run", f"--data={tmp_path}/b.npy"]
-  done = run("metrics", *args, "--batch_size=8")
+  left = trained[0] / "run" / "evaluate"
+  done = run(
+    "metrics", left / "samples_student_3.npz", f"--reference={trained[0]}/run",
+    f"--data={left}/samples_real.npz", "--batch_size=8",
+  )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert re.search(r"gradient_moment +[-\d.e]+ +[\d.e-]+\n", done.stdout), done.stdout
+  assert "16 samples of 16 tokens" in done.stdout
+  args = [tmp_path / "a.npy", f"--reference={trained[0]}/run", f"--data={tmp_path}/b.npy"]
   for more in ([], ["--batch_size=8"]):
     np.save(tmp_path / "c.npy", rng.integers(97, size=(40, 16)))
     done = run("metrics", tmp_path / ("c.npy" if more else "a.npy"), *args[1:], *more)

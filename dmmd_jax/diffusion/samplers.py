@@ -15,10 +15,14 @@ Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Samples(NamedTuple):
-  """Tokens `[B, ...]` and the mean entropy (nats) of the predictions that they were drawn from."""
+  """Tokens `[B, ...]` and the mean entropy (nats) of the predictions that they were drawn from.
+
+  `path` `[steps + 1, B, ...]` are the states `z_t` from the start to the tokens, if asked for.
+  """
 
   tokens: jax.Array
   entropy: jax.Array
+  path: jax.Array | None = None
 
 
 def truncate(
@@ -55,6 +59,7 @@ def ancestral_sample(
   nfe: int,
   temperature: float = 1.0,
   top_p: float = 1.0,
+  with_path: bool = False,
 ) -> Samples:
   """Draws tokens of `shape` `[B, ...]` in `nfe` evaluations of `predict`, on an even grid of times.
 
@@ -62,7 +67,8 @@ def ancestral_sample(
   """
   prior_key, run_key = jax.random.split(key)
   z_1 = process.sample_prior(prior_key, shape)
-  return finish_sample(predict, process, run_key, z_1, jnp.ones(shape[:1]), nfe, temperature, top_p)
+  t_start = jnp.ones(shape[:1])
+  return finish_sample(predict, process, run_key, z_1, t_start, nfe, temperature, top_p, with_path)
 
 
 def finish_sample(
@@ -74,6 +80,7 @@ def finish_sample(
   nfe: int,
   temperature: float = 1.0,
   top_p: float = 1.0,
+  with_path: bool = False,
 ) -> Samples:
   """Ancestral sampling from `z` int `[B, ...]` at times `t_start` `[B]` down to 0."""
 
@@ -84,10 +91,12 @@ def finish_sample(
     log_x = truncate(predict(z_t, t, predict_key), temperature, top_p)
     x = jax.random.categorical(x_key, log_x).astype(jnp.int32)
     entropy = mean_entropy(log_x, process.active(z_t))
-    return process.sample_posterior(z_key, z_t, x, s, t), entropy
+    z_s = process.sample_posterior(z_key, z_t, x, s, t)
+    return z_s, (entropy, z_s if with_path else None)
 
-  z_0, entropies = jax.lax.scan(step, z, jnp.arange(nfe))
-  return Samples(z_0, entropies.mean())
+  z_0, (entropies, states) = jax.lax.scan(step, z, jnp.arange(nfe))
+  path = jnp.concatenate([z[None], states]) if with_path else None
+  return Samples(z_0, entropies.mean(), path)
 
 
 def sample_blocks(
@@ -101,6 +110,7 @@ def sample_blocks(
   nfe: int,
   temperature: float = 1.0,
   top_p: float = 1.0,
+  with_path: bool = False,
 ) -> Samples:
   """Draws tokens of `shape` `[B, D]` block after block, each in `nfe` evaluations.
 
@@ -118,11 +128,25 @@ def sample_blocks(
       nfe,
       temperature,
       top_p,
+      with_path,
     )
     return remember(memory, start, drawn.tokens), drawn
 
   _, drawn = jax.lax.scan(step, memory, size * jnp.arange(num_blocks))
-  return Samples(drawn.tokens.swapaxes(0, 1).reshape(shape), drawn.entropy.mean())
+  path = _path_of_blocks(drawn.path) if with_path else None
+  return Samples(drawn.tokens.swapaxes(0, 1).reshape(shape), drawn.entropy.mean(), path)
+
+
+def _path_of_blocks(paths: jax.Array) -> jax.Array:
+  """Joins paths `[num_blocks, nfe + 1, B, size]` to `[num_blocks * nfe + 1, B, D]`.
+
+  A block stays at its prior until its turn, and at its tokens afterwards.
+  """
+  num_blocks, num_states, batch_size, _ = paths.shape
+  nfe = num_states - 1
+  block, moment = jnp.arange(num_blocks)[:, None], jnp.arange(num_blocks * nfe + 1)
+  states = paths[block, jnp.clip(moment - nfe * block, 0, nfe)]
+  return jnp.moveaxis(states, 0, 2).reshape(len(moment), batch_size, -1)
 
 
 def sample_autoregressively(

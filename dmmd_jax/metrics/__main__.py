@@ -17,11 +17,13 @@ def main(argv: list[str] | None = None) -> None:
     "dmmd_jax.metrics",
     "Gradient Moment and perplexity of samples under a reference model, and variety.",
   )
-  parser.add_argument("samples", help=".npy file, integer tokens [n, D]")
+  parser.add_argument("samples", help=".npy or .npz file, integer tokens [n, D]")
   parser.add_argument(
     "--reference", required=True, help="workdir with a reference model, or a folder with GPT-2"
   )
-  parser.add_argument("--data", help=".npy file, real tokens [m, D]; without: uncentred moment")
+  parser.add_argument(
+    "--data", help=".npy or .npz file, real tokens [m, D]; without: uncentred moment"
+  )
   parser.add_argument(
     "--batch_size",
     type=command.number(int, 1, 1_000_000),

@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     "dmmd_jax.mmd",
     "Maximum Mean Discrepancy between two samples, with standard error and p-value.",
   )
-  parser.add_argument("first", help=".npy file, [n, ...]: integer tokens, or features")
-  parser.add_argument("second", help=".npy file, [m, ...]")
+  parser.add_argument("first", help=".npy or .npz file, [n, ...]: integer tokens, or features")
+  parser.add_argument("second", help=".npy or .npz file, [m, ...]")
   parser.add_argument(
     "--kernel",
     default="hamming",

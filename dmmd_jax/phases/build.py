@@ -169,11 +169,11 @@ def make_sampler(
   temperature: float = 1.0,
   top_p: float = 1.0,
 ) -> Callable[..., samplers.Samples]:
-  """`sample(params, key, shape, nfe, labels)` of a denoiser, or of what `predict`s in its place.
+  """`sample(params, key, shape, nfe, labels=None, with_path=False)` of a denoiser.
 
-  A batch is split over the mesh, if any; blocks are drawn one after the other, each in `nfe`
-  evaluations. A denoiser that knows classes is asked for the `labels` int `[B]`, by default for all
-  classes equally often.
+  `predict` may take the denoiser's place. A batch is split over the mesh, if any; blocks are drawn
+  one after the other, each in `nfe` evaluations. A denoiser that knows classes is asked for the
+  `labels` int `[B]`, by default for all classes equally often.
   """
 
   def split(z):
@@ -181,14 +181,14 @@ def make_sampler(
       return z
     return jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
 
-  def sample(params, key, shape, nfe, labels=None):
+  def sample(params, key, shape, nfe, labels=None, with_path=False):
     if denoiser.num_blocks == 1:
       if labels is None:
         labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
       of_labels = predict or denoiser.given(Batch(None, labels)).log_mean
       return samplers.ancestral_sample(
         lambda z, t, key: of_labels(params, split(z), t, key),
-        denoiser.process, key, shape, nfe, temperature, top_p,
+        denoiser.process, key, shape, nfe, temperature, top_p, with_path,
       )  # fmt: skip
     return samplers.sample_blocks(
       lambda cache, start, z, t, key: (
@@ -196,7 +196,7 @@ def make_sampler(
       ),
       lambda cache, start, x: denoiser.remember(params, cache, start, split(x)),
       denoiser.empty_cache(shape[0]),
-      denoiser.process, key, shape, denoiser.num_blocks, nfe, temperature, top_p,
+      denoiser.process, key, shape, denoiser.num_blocks, nfe, temperature, top_p, with_path,
     )  # fmt: skip
 
   return sample

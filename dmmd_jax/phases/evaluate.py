@@ -1,26 +1,26 @@
 """Samples teacher and student at many NFE and measures both in the same way."""
 
 import dataclasses
-import functools
 import pathlib
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from dmmd_jax import integrity, parallel, records, report
+from dmmd_jax import parallel, records, report
 from dmmd_jax.data.pipeline import random_rows
-from dmmd_jax.diffusion.samplers import Samples
 from dmmd_jax.digest import digest
 from dmmd_jax.metrics.fid import make_fid
 from dmmd_jax.metrics.frechet import distance
 from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, reference, teacher
+from dmmd_jax.phases.models import Blocks, Model, draw, draw_path, make_models
 from dmmd_jax.progress import progress_bar
+from dmmd_jax.report import film
+from dmmd_jax.report.samples import kept
 from dmmd_jax.versions import made_by
 
 # A table of trigrams is kept whole up to this many tokens.
@@ -29,27 +29,6 @@ SMALL_ALPHABET = 256
 COUNTED, COMPARED = 200_000, 4096
 # Of them that go through the network at once.
 BATCH = 64
-
-
-class Model(NamedTuple):
-  """Rows of the results: `sample(params, key, shape, steps)` draws tokens of `shape`.
-
-  That takes `nfe(steps)` evaluations of the network.
-  """
-
-  name: str
-  sample: Callable[..., Samples]
-  params: Any
-  steps: tuple[int, ...]
-  nfe: Callable[[int], int] = lambda steps: steps
-
-
-class Blocks(NamedTuple):
-  """What a model drew in some steps: tokens `[blocks, n, ...]`, entropies `[blocks]`, seconds."""
-
-  tokens: np.ndarray
-  entropy: np.ndarray
-  seconds: np.ndarray
 
 
 def run(
@@ -69,15 +48,10 @@ def run(
   real_split, real = measure_real(config, dataset, measures)
   rows, seconds, samples = measure_models(config, models, dataset, measures, mesh)
   bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
-  digests = {model.name: digest(model.params) for model in models if model.name in sources}
+  paths = film_paths(config, models, dataset, mesh)
+  digests = {m.name: digest(m.params) if jax.tree.leaves(m.params) else "" for m in models}
   if jax.process_index() > 0:
     return {}
-  out = workdir / "evaluate"
-  out.mkdir(parents=True, exist_ok=True)
-  if dataset.tokenizer:
-    files = report.save_texts(out, samples, dataset.tokenizer.decode)
-  else:
-    files = report.save_images(out, samples, dataset.num_categories)
   results = {
     "split": config.evaluate.split,
     "rows": rows,
@@ -88,10 +62,22 @@ def run(
     **records.depends(config, "evaluate", sources),
     "made_by": made_by(parallel.describe(mesh)),
   }
-  for name, found in digests.items():
-    results["inputs"][name]["digest"] = found
-  files += report.save_results(out, results)
-  return {"files": integrity.by_contents(out, files)}
+  for name in sources.keys() & digests.keys():
+    results["inputs"][name]["digest"] = digests[name]
+  out = workdir / "evaluate"
+  out.mkdir(parents=True, exist_ok=True)
+  most = max(len(tokens) for by_steps in samples.values() for tokens in by_steps.values())
+  evaluation = report.Evaluation(
+    title=workdir.name,
+    results=results,
+    samples=samples,
+    digests=digests,
+    real=kept(random_rows(dataset.held_out, most), dataset.num_categories),
+    paths=paths,
+    num_categories=dataset.num_categories,
+    decode=dataset.tokenizer.decode if dataset.tokenizer else None,
+  )
+  return {"files": report.save(out, evaluation)}
 
 
 def measure_real(config, dataset, measures: Measures) -> tuple[str, report.Reference]:
@@ -113,7 +99,7 @@ def measure_real(config, dataset, measures: Measures) -> tuple[str, report.Refer
 def measure_models(
   config, models: list[Model], dataset, measures: Measures, mesh: jax.sharding.Mesh
 ) -> tuple[list[dict], list[dict], dict[str, dict[int, np.ndarray]]]:
-  """Rows of the results, seconds per sample, and a block of samples of each model and steps.
+  """Rows of the results, seconds per sample, and the samples to be saved of each model and steps.
 
   Rows depend on the config and the parameters alone; seconds do not repeat.
   """
@@ -126,10 +112,24 @@ def measure_models(
       blocks = draw(config, model, shape, steps, mesh)
       rows += result_rows(model, steps, blocks, measures)
       seconds.append(_cell(model, steps) | {"seconds_per_sample": blocks.seconds.mean() / shape[0]})
-      samples[model.name][steps] = blocks.tokens[0]
+      tokens = blocks.tokens.reshape(-1, *dataset.shape)
+      samples[model.name][steps] = kept(tokens, dataset.num_categories)
       progress.update(steps)
   progress.close()
   return rows, seconds, samples
+
+
+def film_paths(
+  config, models: list[Model], dataset, mesh: jax.sharding.Mesh
+) -> dict[str, np.ndarray]:
+  """What the film shows, by the titles that it has there."""
+  kinds = {1: film.TEXTS if dataset.tokenizer else film.SEQUENCES, 3: film.IMAGES}
+  shape = (kinds[len(dataset.shape)], *dataset.shape)
+  return {
+    f"{model.name}, {model.nfe(model.filmed)} NFE": draw_path(config, model, shape, mesh)
+    for model in models
+    if model.filmed
+  }
 
 
 def block_size(config, dataset) -> int:
@@ -167,31 +167,6 @@ def with_split(dataset, split: str):
   )
 
 
-def make_models(
-  config, sources: records.Sources, dataset, language_model, mesh: jax.sharding.Mesh
-) -> list[Model]:
-  """The teacher, the student where there is one, and for text an autoregressive model."""
-  c = config.evaluate
-  denoiser = build.make_denoiser(config, dataset)
-  guided = denoiser.guided(c.teacher_guidance)
-  if config.distill.teacher == "exact":
-    predict, params = build.exact_teacher(dataset, denoiser.process), ()
-  else:
-    predict, params = None, build.load_ema(sources["teacher"], denoiser.init, mesh)
-  sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p)
-  models = [Model("teacher", sample, params, c.teacher_nfe, guided.evaluations)]
-  if "student" in sources:
-    student = build.make_denoiser(config, dataset, student=True)
-    params = build.load_ema(sources["student"], student.init, mesh)
-    sample = build.make_sampler(student, mesh)
-    models.append(Model("student", sample, params, c.student_nfe, student.evaluations))
-  if language_model and language_model.sample:
-    length = dataset.shape[0]
-    sample = lambda params, key, shape, steps: language_model.sample(params, key, shape)
-    models.append(Model("autoregressive", sample, language_model.params, (length,)))
-  return models
-
-
 def likelihoods(config, teacher_params, dataset) -> dict[str, tuple[float, float]]:
   """Bits per token of the held-out split: the teacher's bound, and a trigram model to beat."""
   denoiser = build.make_denoiser(config, dataset)
@@ -211,29 +186,6 @@ def likelihoods(config, teacher_params, dataset) -> dict[str, tuple[float, float
 def _mean_in_bits(nats: np.ndarray) -> tuple[float, float]:
   bits = np.asarray(nats) / np.log(2.0)
   return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(len(bits)))
-
-
-def draw(
-  config, model: Model, shape: tuple[int, ...], steps: int, mesh: jax.sharding.Mesh
-) -> Blocks:
-  """Draws `config.evaluate.num_blocks` blocks of `shape`, padded to the number of devices."""
-  padded = (-(-shape[0] // mesh.size) * mesh.size, *shape[1:])
-
-  @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
-  def sample(params, key):
-    return model.sample(params, key, padded, steps)
-
-  steps_key = jax.random.fold_in(jax.random.key(config.run.seed + 2), steps)
-  with parallel.use(mesh):
-    sample = sample.lower(model.params, steps_key).compile()
-  tokens, entropies, seconds = [], [], []
-  for block in range(config.evaluate.num_blocks):
-    start = time.perf_counter()
-    drawn = jax.block_until_ready(sample(model.params, jax.random.fold_in(steps_key, block)))
-    seconds.append(time.perf_counter() - start)
-    tokens.append(np.asarray(drawn.tokens[: shape[0]]))
-    entropies.append(float(drawn.entropy))
-  return Blocks(np.stack(tokens), np.array(entropies), np.array(seconds))
 
 
 def result_rows(model: Model, steps: int, blocks: Blocks, measures: Measures) -> Iterator[dict]:

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +176,44 @@ def test_blocks_are_drawn_given_those_before():
   args = processes.Masked(60), jax.random.key(0), (2, 6), 3, 2
   x = sample_blocks(predict, remember, memory, *args).tokens
   assert x.tolist() == [[1, 1, 22, 22, 43, 43], [4, 4, 25, 25, 46, 46]]
+
+
+@pytest.mark.parametrize("process", [processes.Masked(3), processes.Uniform(3)])
+def test_a_path_goes_from_noise_to_the_sample_that_is_drawn_without_it(process):
+  joint = toy.Mixture(np.array([1.0]), np.array([5 * [[0.6, 0.3, 0.1]]]))
+  args = exact(joint, process), process, jax.random.key(0), (50, 5), 4
+  expected, drawn = ancestral_sample(*args), ancestral_sample(*args, with_path=True)
+  assert expected.path is None
+  np.testing.assert_array_equal(drawn.tokens, expected.tokens)
+  path = np.asarray(drawn.path)
+  assert path.shape == (5, 50, 5)
+  np.testing.assert_array_equal(path[-1], expected.tokens)
+  if isinstance(process, processes.Masked):
+    share = (path == 3).mean((1, 2))
+    np.testing.assert_allclose(share, [1, 0.75, 0.5, 0.25, 0], atol=0.12)
+    # What is no mask stays.
+    assert ((path[:-1] == 3) | (path[:-1] == path[1:])).all()
+  else:
+    np.testing.assert_allclose(np.bincount(path[0].ravel()) / 250, 1 / 3, atol=0.1)
+
+
+def test_a_path_of_blocks_shows_the_whole_text():
+  process, args = processes.Masked(60), (jax.random.key(0), (2, 6), 3, 2)
+
+  def predict(memory, start, z, t, key):
+    category = memory + 1 + 10 * start
+    return jnp.broadcast_to(jnp.log(jax.nn.one_hot(category, 60))[:, None], (*z.shape, 60))
+
+  remember = lambda memory, start, x: x[:, 0] % 10
+  draw = functools.partial(sample_blocks, predict, remember, jnp.array([0, 3]), process, *args)
+  tokens, path = np.asarray(draw().tokens), np.asarray(draw(with_path=True).path)
+  assert path.shape == (3 * 2 + 1, 2, 6)
+  for moment, z in enumerate(path):
+    done = 2 * (moment // 2)
+    np.testing.assert_array_equal(z[:, :done], tokens[:, :done])
+    later = done + 2 * (moment % 2)  # the block in between is half drawn
+    assert (z[:, later:] == 60).all()
+    assert ((z == 60) | (z == tokens)).all()
 
 
 def test_tokens_are_drawn_given_the_one_before():

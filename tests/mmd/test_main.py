@@ -36,7 +36,7 @@ def files(tmp_path):
   for name, array in arrays.items():
     np.save(tmp_path / f"{name}.npy", array)
   (tmp_path / "broken.npy").write_bytes(b"not an array")
-  np.savez(tmp_path / "several.npz", **arrays)
+  np.savez(tmp_path / "several.npz", **{f"a {name}": array for name, array in arrays.items()})
   np.save(tmp_path / "objects.npy", np.array([None, {}]), allow_pickle=True)
   (tmp_path / "cut.npy").write_bytes((tmp_path / "tokens.npy").read_bytes()[:-100])
   (tmp_path / "folder.npy").mkdir()

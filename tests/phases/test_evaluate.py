@@ -187,6 +187,7 @@ def test_the_teacher_is_sampled_with_its_guidance_temperature_and_top_p(monkeypa
   settings = {"teacher_guidance": 1.5, "teacher_temperature": 0.7, "teacher_top_p": 0.8}
   config.evaluate.update(settings)
   (model,) = evaluate.make_models(config, {"teacher": None}, data, None, one_device())
+  assert model.filmed == 256  # the largest of its NFE
   samples = jax.jit(lambda key: model.sample(params, key, shape, 3))(key)
   np.testing.assert_array_equal(samples.tokens, expected.tokens)
   np.testing.assert_allclose(samples.entropy, expected.entropy, rtol=1e-4)
@@ -271,9 +272,9 @@ def test_rows_repeat_and_seconds_stand_apart():
   found = {(r["model"], r["steps"], r["metric"]): (r["value"], r["stderr"]) for r in rows}
   assert found["a", 1, "of all"] == (12.0, None)
   assert found["a", 1, "block"] == (0.5, 0.5) and found["b", 2, "entropy"] == (2.0, 0.0)
-  # Draws are the same for the same steps, others for other blocks, and pictures are by steps.
+  # Draws are the same for the same steps, others for other blocks, and samples are by steps.
   np.testing.assert_array_equal(samples["a"][2], samples["b"][2])
-  assert samples["a"][1].shape == (6, 3)
+  assert samples["a"][1].shape == (12, 3) and samples["a"][1].dtype == np.uint8
   assert found["a", 2, "mean"][1] > 0
 
 

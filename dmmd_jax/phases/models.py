@@ -1,0 +1,116 @@
+"""The models of an evaluation, and what they draw."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dmmd_jax import parallel, records
+from dmmd_jax.diffusion.samplers import Samples
+from dmmd_jax.phases import build
+
+# States of a film at most, without the first; they bound its size.
+_MOMENTS = 64
+
+
+class Model(NamedTuple):
+  """Rows of the results: `sample(params, key, shape, steps)` draws tokens of `shape`.
+
+  That takes `nfe(steps)` evaluations of the network. `filmed` are the steps of its film, None for a
+  model whose `sample` has no argument `with_path`.
+  """
+
+  name: str
+  sample: Callable[..., Samples]
+  params: Any
+  steps: tuple[int, ...]
+  nfe: Callable[[int], int] = lambda steps: steps
+  filmed: int | None = None
+
+
+class Blocks(NamedTuple):
+  """What a model drew in some steps: tokens `[blocks, n, ...]`, entropies `[blocks]`, seconds."""
+
+  tokens: np.ndarray
+  entropy: np.ndarray
+  seconds: np.ndarray
+
+
+def make_models(
+  config, sources: records.Sources, dataset, language_model, mesh: jax.sharding.Mesh
+) -> list[Model]:
+  """The teacher, the student where there is one, and for text an autoregressive model."""
+  c = config.evaluate
+  denoiser = build.make_denoiser(config, dataset)
+  guided = denoiser.guided(c.teacher_guidance)
+  if config.distill.teacher == "exact":
+    predict, params = build.exact_teacher(dataset, denoiser.process), ()
+  else:
+    predict, params = None, build.load_ema(sources["teacher"], denoiser.init, mesh)
+  sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p)
+  most = max(c.teacher_nfe)
+  models = [Model("teacher", sample, params, c.teacher_nfe, guided.evaluations, most)]
+  if "student" in sources:
+    student = build.make_denoiser(config, dataset, student=True)
+    params = build.load_ema(sources["student"], student.init, mesh)
+    sample = build.make_sampler(student, mesh)
+    own_steps = sources["student"].config.distill.steps
+    models.append(Model("student", sample, params, c.student_nfe, student.evaluations, own_steps))
+  if language_model and language_model.sample:
+    length = dataset.shape[0]
+    sample = lambda params, key, shape, steps: language_model.sample(params, key, shape)
+    models.append(Model("autoregressive", sample, language_model.params, (length,)))
+  return models
+
+
+def draw(
+  config, model: Model, shape: tuple[int, ...], steps: int, mesh: jax.sharding.Mesh
+) -> Blocks:
+  """Draws `config.evaluate.num_blocks` blocks of `shape`, padded to the number of devices."""
+  padded = _padded(shape, mesh)
+
+  @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
+  def sample(params, key):
+    return model.sample(params, key, padded, steps)
+
+  steps_key = _key(config, steps)
+  with parallel.use(mesh):
+    sample = sample.lower(model.params, steps_key).compile()
+  tokens, entropies, seconds = [], [], []
+  for block in range(config.evaluate.num_blocks):
+    start = time.perf_counter()
+    drawn = jax.block_until_ready(sample(model.params, jax.random.fold_in(steps_key, block)))
+    seconds.append(time.perf_counter() - start)
+    tokens.append(np.asarray(drawn.tokens[: shape[0]]))
+    entropies.append(float(drawn.entropy))
+  return Blocks(np.stack(tokens), np.array(entropies), np.array(seconds))
+
+
+def draw_path(config, model: Model, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> np.ndarray:
+  """States `[moments, *shape]` of examples while a model draws them in its `filmed` steps.
+
+  They are evenly spaced, and go from noise to the tokens. Every model begins with the same noise.
+  """
+  padded = _padded(shape, mesh)
+
+  @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
+  def sample(params, key):
+    path = model.sample(params, key, padded, model.filmed, with_path=True).path
+    last = len(path) - 1
+    moments = np.linspace(0, last, min(last, _MOMENTS) + 1).astype(int)
+    return path[moments, : shape[0]]
+
+  with parallel.use(mesh):
+    # No model is measured in 0 steps, so no other draw has this key.
+    return np.asarray(sample(model.params, _key(config, 0)))
+
+
+def _padded(shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> tuple[int, ...]:
+  return (-(-shape[0] // mesh.size) * mesh.size, *shape[1:])
+
+
+def _key(config, steps: int) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(config.run.seed + 2), steps)

@@ -1,0 +1,47 @@
+"""What models draw for the film; blocks of samples are in test_evaluate.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import toy_dmmd
+from dmmd_jax import parallel
+from dmmd_jax.diffusion.samplers import Samples
+from dmmd_jax.phases import models
+
+
+@pytest.mark.parametrize("steps", [1, 5, 64, 1000])
+def test_moments_of_a_film_are_few_evenly_spaced_and_the_last_is_the_sample(steps):
+  mesh = parallel.make_mesh()
+  seen = []
+
+  def sample(params, key, shape, steps, with_path):
+    seen.append((shape, steps))
+    states = jnp.arange(steps + 1)[:, None, None] + jnp.zeros((*shape,), int)
+    return Samples(states[-1], 0.0, states if with_path else None)
+
+  model = models.Model("a", sample, (), (1,), filmed=steps)
+  path = models.draw_path(toy_dmmd.get_config(), model, (4, 3), mesh)
+  assert path.shape == (min(steps, 64) + 1, 4, 3) and seen == [((mesh.size, 3), steps)]
+  moments = path[:, 0, 0]
+  assert moments[0] == 0 and moments[-1] == steps
+  gaps = np.diff(moments)
+  assert gaps.min() >= 1 and gaps.max() - gaps.min() <= 1
+
+
+def test_films_begin_with_the_same_noise_and_differ_from_all_that_is_measured():
+  keys = []
+
+  def sample(params, key, shape, steps, with_path=False):
+    tokens = jnp.zeros(shape, int) + jax.random.randint(key, (), 0, 2**30)
+    keys.append(steps)
+    return Samples(tokens, jnp.float32(0), tokens[None] if with_path else None)
+
+  config, mesh = toy_dmmd.get_config(), parallel.make_mesh()
+  config.evaluate.num_blocks = 2
+  both = [models.Model(name, sample, (), (1,), filmed=n) for name, n in (("a", 3), ("b", 7))]
+  first, second = (models.draw_path(config, model, (8, 1), mesh)[-1, 0, 0] for model in both)
+  measured = models.draw(config, both[0], (8, 1), 1, mesh).tokens[:, 0, 0]
+  assert first == second and keys == [3, 7, 1]
+  assert len({first, *measured.tolist()}) == 3
