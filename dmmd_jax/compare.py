@@ -168,7 +168,7 @@ def _is_same(one: Model, other: Model) -> bool:
 def tables(found: list[Run], rows: list[dict], metrics: list[str], width: int) -> Iterator[str]:
   """Lines of Markdown: a table of each metric, in parts where it is wider than `width`."""
   for metric in metrics:
-    yield f"### {report.title(metric)}"
+    yield f"### {report.TITLES.get(metric, metric)}"
     yield ""
     for part in _parts(report.metric_table(rows, metric), width):
       yield from _aligned(part)
