@@ -18,7 +18,7 @@ COMMANDS = {
   "train": Command(
     "dmmd_jax.main",
     "Trains, distils and evaluates, as a config says.",
-    "--config=configs/digits_dmmd.py",
+    "--config=digits_dmmd",
   ),
   "runs": Command(
     "dmmd_jax.runs", "Lists runs: how far each of them is, and its best figures.", ""
@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
   if name not in COMMANDS:
     print(f"dmmd_jax: {_unknown(name)}", file=sys.stderr)
     sys.exit(2)
-  run(COMMANDS[name], f"python -m dmmd_jax {argv[0]}", argv[1:])
+  sys.argv = [f"python -m dmmd_jax {argv[0]}", *argv[1:]]
+  runpy.run_module(COMMANDS[name].module, run_name="__main__")
 
 
 def listing() -> str:
@@ -67,14 +68,6 @@ def listing() -> str:
   lines += ["", "COMMAND --help lists the options of a command. Examples:", ""]
   lines += [f"  python -m dmmd_jax {name} {c.example}".rstrip() for name, c in COMMANDS.items()]
   return "\n".join(lines)
-
-
-def run(command: Command, called: str, args: list[str]) -> None:
-  """Runs a module as `python -m` does, under the name by which it was `called`."""
-  global __doc__
-  __doc__ = f"{command.sentence}\n\nusage: {called} {command.example}\n"  # for absl's --help
-  sys.argv = [called, *args]
-  runpy.run_module(command.module, run_name="__main__")
 
 
 def _unknown(name: str) -> str:

@@ -14,7 +14,7 @@ from dmmd_jax.data.pipeline import Dataset
 from dmmd_jax.diffusion.processes import Masked
 from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.phases import build
-from dmmd_jax.phases.build import Denoiser
+from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.records import Source
 
 # draw(params, keys [n], labels [n]) -> tokens [n, *shape]

@@ -117,6 +117,7 @@ def draw(
 ) -> None:
   """Draws samples, and prints or writes them. Raises `ValueError` for what the model cannot do."""
   command.keep_compiled_programs()
+  command.hide_logs_of_libraries()
   from dmmd_jax import drawing
 
   with contextlib.redirect_stdout(sys.stderr):  # samples alone are the output
