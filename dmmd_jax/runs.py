@@ -144,21 +144,24 @@ def best(results: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def table(summaries: list[dict[str, Any]], width: int) -> list[str]:
-  """Lines that fit `width`, if they can: what comes last moves to a second line of each run."""
+  """Lines that fit `width`: what does not fit beside the name of a run goes below it."""
   phases = [phase for phase in PHASES if any(phase in s["phases"] for s in summaries)]
   columns = ("run", "data", "process", "method", *phases, "lowest")
   rows = [dict(zip(columns, _cells(s, phases), strict=True)) for s in summaries]
-  for below in ((), ("lowest",), ("data", "process", "method", "lowest")):
-    beside = [column for column in columns if column not in below]
+  about, lowest = ["data", "process", "method"], ["lowest"]
+  for below in ([], [lowest], [about + lowest], [about, phases, lowest]):
+    beside = [column for column in columns if not any(column in line for line in below)]
     cells = command.pad([beside, *([row[column] for column in beside] for row in rows)])
     lines = ["  ".join(line).rstrip() for line in cells]
     if max(map(len, lines)) <= width:
       break
   printed = lines[:1]
   for line, row in zip(lines[1:], rows, strict=True):
-    rest = ", ".join(row[column] for column in below if row[column] not in ("", "-"))
-    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-    printed += [line, *textwrap.wrap(rest, width, **indent)]
+    printed.append(line)
+    for names in below:
+      known = [name for name in names if row[name] not in ("", "-")]
+      rest = ", ".join(f"{name} {row[name]}" if name in phases else row[name] for name in known)
+      printed += textwrap.wrap(rest, width, initial_indent="  ", subsequent_indent="  ")
   return printed
 
 

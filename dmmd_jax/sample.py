@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from dmmd_jax import command, samples
+from dmmd_jax import command, sample_files
 from dmmd_jax.config import example_shape
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.records import Source
+from dmmd_jax.sample_files import Samples
 
 # How many are drawn unless the command line says.
 _NUM = {"images": 64, "texts": 1, "sequences": 16}
@@ -84,10 +85,11 @@ def find_output(args, workdir: epath.Path, kind: str) -> epath.Path | None:
   name = args.out or (str(workdir / "sample.png") if kind == "images" else "")
   if not name:
     return None
-  out = command.find_output(name, samples.ENDINGS[kind], kind)
-  if out.suffix.lower() == ".png" and args.num > samples.MOST_IN_GRID:
+  out = command.find_output(name, sample_files.ENDINGS[kind], kind)
+  if out.suffix.lower() == ".png" and args.num > sample_files.MOST_IN_GRID:
     raise ValueError(
-      f"--num is {args.num}; a grid takes at most {samples.MOST_IN_GRID} images: use --out=x.npz"
+      f"--num is {args.num}; a grid takes at most {sample_files.MOST_IN_GRID} images: use"
+      " --out=x.npz"
     )
   return out
 
@@ -139,10 +141,10 @@ def draw(
   batches = drawing.draw_batches(model, draw_some, args.seed, labels, args.batch)
   if out is None:
     rows = (row for tokens in batches for row in tokens)
-    for line in samples.lines(kind, rows, decode, args.num):
+    for line in sample_files.lines(kind, rows, decode, args.num):
       print(line, flush=True)
     return
-  found = samples.Samples(
+  found = Samples(
     kind=kind,
     tokens=np.concatenate([*batches]),
     num_categories=model.dataset.num_categories,
@@ -154,9 +156,9 @@ def draw(
   _write(out, found, decode)
 
 
-def _write(out: epath.Path, found: samples.Samples, decode: Callable[[np.ndarray], str]) -> None:
+def _write(out: epath.Path, found: Samples, decode: Callable[[np.ndarray], str]) -> None:
   try:
-    samples.save(out, found, decode)
+    sample_files.save(out, found, decode)
   except OSError as error:
     raise ValueError(f"cannot write {out} ({error.strerror})") from error
   about = f"{len(found.tokens)} {found.kind} of the {found.model}"

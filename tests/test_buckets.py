@@ -18,7 +18,7 @@ from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 from google.cloud import storage
 
-from dmmd_jax import integrity, lock, lock_holder
+from dmmd_jax import integrity, lock, lock_holder, runs
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.config import ConfigError
 from tests.conftest import ONE_DEVICE
@@ -159,6 +159,10 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
   teacher = epath.Path("gs://runs/mine/teacher")
   files = integrity.read_json(teacher / "record.json")["result"]["files"]
   assert len(files) > 10 and not integrity.find_damage(teacher, files)
+  (workdir,) = runs.find(workdirs.locate("gs://runs"))
+  assert runs.name_of(workdir, epath.Path("gs://runs")) == "mine"
+  states = {name: (phase.state, phase.step) for name, phase in runs.read(workdir).items()}
+  assert states == {"teacher": ("complete", 20), "evaluate": ("complete", 0)}
   bucket.blob("mine/teacher/checkpoints/20/commit_success.txt").delete()
   missing = "checkpoints/20/commit_success.txt is missing"
   assert integrity.find_damage(teacher, files) == missing

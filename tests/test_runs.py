@@ -212,6 +212,13 @@ def test_a_table_that_is_too_wide_goes_on_below_each_run(workdir):
     "  digits, masked, dmmd, frechet: teacher 19.5 @ 64, student",
     "  18.2 @ 16 NFE",
   ]
+  assert runs.table(summaries, 46)[:5] == [
+    "run",
+    "few_steps/a",
+    "  digits, masked, dmmd",
+    "  teacher 2400 complete, distill 350 complete,",
+    "  evaluate complete",
+  ]
 
 
 def test_a_table_says_how_far_phases_are_that_are_not_complete(tmp_path):

@@ -15,7 +15,7 @@ from etils import epath
 from PIL import Image
 
 from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd
-from dmmd_jax import checkpoints, records, sample, samples
+from dmmd_jax import checkpoints, records, sample, sample_files
 from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
 
@@ -243,7 +243,7 @@ def test_images_are_a_grid_and_an_array_of_the_same_samples(of_classes, tmp_path
   tokens = arrays["tokens"]
   assert tokens.shape == (6, 8, 8, 1) and tokens.dtype == np.uint8 and tokens.std() > 1
   assert arrays["labels"].tolist() == [0, 1, 2, 3, 4, 5]
-  grid = np.asarray(Image.open(path))[::8, ::8]
+  grid = np.asarray(Image.open(path))[::8, ::8, 0]
   np.testing.assert_array_equal(np.round(grid[9:17, 9:17] / 255 * 16), tokens[4, ..., 0])
 
 
@@ -266,7 +266,7 @@ def test_a_file_that_cannot_be_written_after_all_is_one_line(monkeypatch):
   def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(samples, "save", fail)
-  found = samples.Samples("images", np.zeros((1, 8, 8, 1)), 17, "teacher", 1, 0)
+  monkeypatch.setattr(sample_files, "save", fail)
+  found = sample_files.Samples("images", np.zeros((1, 8, 8, 1)), 17, "teacher", 1, 0)
   with pytest.raises(ValueError, match=r"cannot write x.png \(No space left on device\)"):
     sample._write(epath.Path("x.png"), found, str)

@@ -1,6 +1,5 @@
-"""Files of samples: grids of images, arrays, texts. Pure Python but for the arrays."""
+"""Files that hold samples: grids of images, arrays, texts. No jax."""
 
-import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from dmmd_jax.report import pictures
+from dmmd_jax.report.samples import save_tokens
 
 # What samples are, and the endings of the files that they go to; the first is the usual one.
 ENDINGS = {
@@ -42,14 +42,12 @@ def save(path: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]
   """Writes what the ending of the file says: `.png`, `.npz`, or `.txt`, which takes `decode`."""
   ending = os.path.splitext(path)[1].lower()
   if ending == ".txt":
-    path.write_text(
-      "".join(
-        f"{line}\n" for line in lines(samples.kind, samples.tokens, decode, len(samples.tokens))
-      )
-    )
-    return
-  with path.open("wb") as file:
-    file.write(_png(samples) if ending == ".png" else _npz(samples))
+    found = lines(samples.kind, samples.tokens, decode, len(samples.tokens))
+    path.write_text("".join(f"{line}\n" for line in found))
+  elif ending == ".npz":
+    _save_arrays(path, samples)
+  else:
+    path.write_bytes(pictures.png(_grid(samples)))
 
 
 def lines(
@@ -65,26 +63,19 @@ def lines(
     yield decode(row)
 
 
-def _npz(samples: Samples) -> bytes:
+def _save_arrays(path: epath.Path, samples: Samples) -> None:
   """Arrays `tokens` in the smallest dtype, `model`, `nfe`, `seed`, and `labels` where there are."""
   tokens = samples.tokens.astype(np.min_scalar_type(samples.num_categories - 1))
-  about = {name: np.array(getattr(samples, name)) for name in ("model", "nfe", "seed")}
+  about = {name: getattr(samples, name) for name in ("model", "nfe", "seed")}
   labels = {} if samples.labels is None else {"labels": samples.labels}
-  contents = io.BytesIO()
-  np.savez_compressed(contents, tokens=tokens, **about, **labels)
-  return contents.getvalue()
+  save_tokens(path, tokens, **about, **labels)
 
 
-def _png(samples: Samples) -> bytes:
-  """A grid as square as can be of images `[n, H, W, C]`, row by row."""
-  from PIL import Image
-
+def _grid(samples: Samples) -> np.ndarray:
+  """Images as one, uint8 `[H, W, 4]`, as square as can be, row by row with transparent gaps."""
   columns = math.ceil(math.sqrt(len(samples.tokens)))
   rows = math.ceil(len(samples.tokens) / columns)
-  grid = pictures.tile(samples.tokens, rows, columns)
-  grid = np.round(grid * (255 / (samples.num_categories - 1))).astype(np.uint8)
-  times = max(1, _SIDE // max(samples.tokens.shape[1:3]))
-  grid = grid.repeat(times, axis=0).repeat(times, axis=1)
-  contents = io.BytesIO()
-  Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(contents, format="PNG")
-  return contents.getvalue()
+  images = pictures.to_rgb(samples.tokens, samples.num_categories)
+  images = np.pad(images, [(0, 0), (0, 0), (0, 0), (0, 1)], constant_values=255)
+  times = max(1, _SIDE // max(images.shape[1:3]))
+  return pictures.tile(images, rows, columns).repeat(times, axis=0).repeat(times, axis=1)
