@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from dmmd_jax.report import pictures
+from dmmd_jax.report.samples import npz
 
 # What samples are, and the endings of the files that they go to; the first is the usual one.
 ENDINGS = {
@@ -67,12 +68,9 @@ def lines(
 
 def _npz(samples: Samples) -> bytes:
   """Arrays `tokens` in the smallest dtype, `model`, `nfe`, `seed`, and `labels` where there are."""
-  tokens = samples.tokens.astype(np.min_scalar_type(samples.num_categories - 1))
-  about = {name: np.array(getattr(samples, name)) for name in ("model", "nfe", "seed")}
+  about = {name: getattr(samples, name) for name in ("model", "nfe", "seed")}
   labels = {} if samples.labels is None else {"labels": samples.labels}
-  contents = io.BytesIO()
-  np.savez_compressed(contents, tokens=tokens, **about, **labels)
-  return contents.getvalue()
+  return npz(samples.tokens, samples.num_categories, **about, **labels)
 
 
 def _png(samples: Samples) -> bytes:
