@@ -221,6 +221,8 @@ class _File:
         return text, (text, os.fstat(file.fileno()).st_mtime_ns)
     except FileNotFoundError:
       return None
+    except IsADirectoryError as error:
+      raise ConfigError(f"{path} is a folder; expected the lock of a run: move it away") from error
 
 
 class _Blob:

@@ -133,6 +133,7 @@ def _read_once(path: epath.Path, abstract):
     try:
       notes = read_notes(path)
       state = _restore_alone(path / "default", abstract)
+      _require_arrays(state)
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # says something of this machine, nothing of the checkpoint
     except Exception as error:
@@ -165,6 +166,13 @@ def _restore_alone(path: epath.Path, abstract):
         partial_restore=True,
       ),
     )
+
+
+def _require_arrays(state) -> None:
+  """Raises `DamageError` for what orbax has left as it was asked for, since it is not there."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    if not isinstance(leaf, jax.Array):
+      raise DamageError(f"it has no {jax.tree_util.keystr(path, simple=True, separator='.')}")
 
 
 def _in_short(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Tells a disk that is full, read-only or away from a mistake in the program."""
+"""Tells a disk that is full, read-only, away or in disorder from a mistake in the program."""
 
 import errno
 import os
@@ -11,6 +11,8 @@ _WILL_PASS = [
   errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
   errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO,
 ]  # fmt: skip
+# Something of the user's lies where a file or a folder belongs.
+_IN_THE_WAY = [errno.EISDIR, errno.ENOTDIR, errno.EEXIST]
 _SAID = {os.strerror(number).lower(): number for number in _WILL_PASS}
 
 
@@ -21,7 +23,7 @@ def trouble(error: BaseException, workdir: epath.Path) -> str:
   """
   for cause in _chain(error):
     words = next((words for words in _SAID if words in str(cause).lower()), None)
-    if getattr(cause, "errno", None) in _WILL_PASS or words:
+    if getattr(cause, "errno", None) in _WILL_PASS + _IN_THE_WAY or words:
       path = str(getattr(cause, "filename", None) or _path_in(str(cause)) or workdir)
       path = path.partition(".orbax-checkpoint-tmp")[0]
       said = os.strerror(_SAID[words] if words else cause.errno)

@@ -122,6 +122,14 @@ def test_a_damaged_lock_is_taken_over_when_it_shows_no_life(tmp_path, impatient)
       pass
 
 
+def test_a_folder_in_the_place_of_the_lock_is_one_line(tmp_path):
+  (tmp_path / "lock").mkdir()
+  message = r"lock is a folder; expected the lock of a run"
+  with pytest.raises(ConfigError, match=message), lock.hold(tmp_path):
+    pass
+  assert (tmp_path / "lock").is_dir()
+
+
 def test_of_many_that_start_at_once_one_wins(tmp_path):
   for round in range(20):
     workdir = tmp_path / str(round)

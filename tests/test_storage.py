@@ -32,6 +32,8 @@ def raised_from(cause):
       "cannot use /runs/mine/a: No space left on device",
     ),
     (OSError(errno.EDQUOT, "x"), "cannot use /runs/mine: Disk quota exceeded"),
+    (IsADirectoryError(errno.EISDIR, "x", "/a/b.md"), "cannot use /a/b.md: Is a directory"),
+    (FileExistsError(errno.EEXIST, "x", "/a/damaged"), "cannot use /a/damaged: File exists"),
     (raised_from(OSError(errno.EROFS, "x", "/a")), "cannot use /a: Read-only file system"),
     (ValueError(STATUS), "cannot use /runs/mine/checkpoints/14: No space left on device"),
     (RuntimeError("/runs/mine/events.1; Permission denied"), "cannot use /runs/mine: Permission"),
