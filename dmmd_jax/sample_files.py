@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from dmmd_jax.report import pictures
-from dmmd_jax.report.samples import save_tokens
+from dmmd_jax.report.samples import npz
 
 # What samples are, and the endings of the files that they go to; the first is the usual one.
 ENDINGS = {
@@ -65,10 +65,9 @@ def lines(
 
 def _save_arrays(path: epath.Path, samples: Samples) -> None:
   """Arrays `tokens` in the smallest dtype, `model`, `nfe`, `seed`, and `labels` where there are."""
-  tokens = samples.tokens.astype(np.min_scalar_type(samples.num_categories - 1))
   about = {name: getattr(samples, name) for name in ("model", "nfe", "seed")}
   labels = {} if samples.labels is None else {"labels": samples.labels}
-  save_tokens(path, tokens, **about, **labels)
+  path.write_bytes(npz(samples.tokens, samples.num_categories, **about, **labels))
 
 
 def _grid(samples: Samples) -> np.ndarray:

@@ -103,12 +103,13 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   assert printed[0] == f"1 cpu device, workdir {workdir}"
   for phase in ("teacher", "distill"):
     said = [line for line in done.stderr.splitlines() if line.startswith(f"{phase}: ")]
-    assert [line.split()[1] for line in said] == ["compiling", "compiled", "20/20"], said
+    assert "parameters" in said[0], said
+    assert [line.split()[1] for line in said[1:]] == ["compiling", "compiled", "20/20"], said
     assert any(line.startswith(f"{phase}: finished after ") for line in printed)
   # Nothing but what is ours: no library says a word.
   assert all(re.match("(teacher|distill|evaluate): ", x) for x in done.stderr.splitlines())
   assert any(line.startswith("  student ") for line in printed)
-  assert printed[-3].startswith(f"Results:  {workdir}/evaluate/ has results.md, ")
+  assert printed[-3].startswith(f"Results:  {workdir}/evaluate/ has report.html, results.md, ")
   for name in (
     "results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png", "film.gif",
   ):  # fmt: skip

@@ -22,19 +22,23 @@ _TEXTS = 8
 
 def kept(tokens: np.ndarray, num_categories: int) -> np.ndarray:
   """The first of tokens `[n, ...]`, as many as are saved, in the smallest unsigned dtype."""
-  dtype = np.min_scalar_type(num_categories - 1)
+  dtype = _dtype(num_categories)
   example_bytes = int(np.prod(tokens.shape[1:])) * dtype.itemsize
   return tokens[: min(MAX_EXAMPLES, max(1, MAX_BYTES // example_bytes))].astype(dtype)
 
 
-def save_tokens(path: epath.Path, tokens: np.ndarray, **about) -> None:
-  """Writes a compressed .npz with `tokens` `[n, ...]` and what they are `about`, numbers and words.
+def npz(tokens: np.ndarray, num_categories: int, **about) -> bytes:
+  """A compressed .npz with `tokens` `[n, ...]` and what they are `about`, numbers and words.
 
   `command.load_array` reads the tokens.
   """
   file = io.BytesIO()  # a bucket cannot seek, as zip files do
-  np.savez_compressed(file, tokens=tokens, **about)
-  path.write_bytes(file.getvalue())
+  np.savez_compressed(file, tokens=tokens.astype(_dtype(num_categories)), **about)
+  return file.getvalue()
+
+
+def _dtype(num_categories: int) -> np.dtype:
+  return np.min_scalar_type(num_categories - 1)
 
 
 def save_all(directory: epath.Path, evaluation: Evaluation) -> None:
@@ -43,13 +47,14 @@ def save_all(directory: epath.Path, evaluation: Evaluation) -> None:
   Each says what made it: `model`, `steps`, `nfe`, `seed` and the `digest` of the parameters, of the
   data its `split` and the `digest`.
   """
-  results, digests = evaluation.results, evaluation.digests
+  results, num_categories = evaluation.results, evaluation.num_categories
+  seed, data = results["config"]["seed"], results["inputs"]["data"]["fingerprint"]
   for model, steps, nfe, tokens in evaluation.cells:
-    about = {"model": model, "steps": steps, "nfe": nfe, "digest": digests[model]}
-    seed = results["config"]["seed"]
-    save_tokens(directory / f"samples_{model}_{nfe}.npz", tokens, seed=seed, **about)
-  about = {"split": results["split"], "digest": results["inputs"]["data"]["fingerprint"]}
-  save_tokens(directory / "samples_real.npz", evaluation.real, model="real", **about)
+    made = {"model": model, "steps": steps, "nfe": nfe, "digest": evaluation.digests[model]}
+    contents = npz(tokens, num_categories, seed=seed, **made)
+    (directory / f"samples_{model}_{nfe}.npz").write_bytes(contents)
+  contents = npz(evaluation.real, num_categories, model="real", split=results["split"], digest=data)
+  (directory / "samples_real.npz").write_bytes(contents)
 
 
 def save_texts(directory: epath.Path, evaluation: Evaluation) -> None:
