@@ -4,9 +4,13 @@
     python -m dmmd_jax.main --config=configs/images_dmmd.py --config.dataset.name=npz \
         --config.dataset.path=~/images.npz
 
-The shape is read from the files, and the preset of the nearest size is taken: 28 and 32 train on
-two CPU cores in half an hour, 64 is for one accelerator. `--config.preset=28` takes that one for
-images of another size.
+The shape is read from the files, and the preset of the nearest size is taken: 28 and 32 are for two
+CPU cores, 64 is for one accelerator. `--config.preset=28` takes that one for images of another
+size. Fréchet distances need labels, the folders' names or the arrays of an npz file; without them
+only the kernel MMD is measured.
+
+Times in the presets follow from the measured time of a step. None has been run to its end yet, and
+settings were not compared: network and optimisers are those of the demo with patches of 4 x 4.
 """
 
 from ml_collections import ConfigDict
@@ -29,9 +33,9 @@ def get_config():
   distill = config.distill
   distill.method = "dmmd_kernel"
   distill.updates = "joint"  # three quarters of the cost
-  distill.steps = 4
+  distill.steps = 4  # the student is made for few steps
   distill.student_optimizer.b1 = 0.9
-  distill.noise_scale = 15.0
+  distill.noise_scale = 15.0  # the score uses the noise sooner the larger it is
 
   evaluate = config.evaluate
   evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64)
@@ -44,7 +48,7 @@ def get_config():
 
 
 def grey() -> dict:
-  """28 x 28 pixels of one channel, such as handwritten digits: half an hour on two CPU cores."""
+  """28 x 28 pixels of one channel, such as handwritten digits: 20 minutes on two CPU cores."""
   return {
     "network": {"width": 128, "depth": 4, "heads": 4, "embed_dim": 16},
     "teacher": {"num_steps": 3000, "batch_size": 32},
@@ -59,7 +63,7 @@ def grey() -> dict:
 
 
 def colour() -> dict:
-  """32 x 32 pixels of three channels, such as small photographs: half an hour on two CPU cores."""
+  """32 x 32 pixels of three channels, such as small photographs: 25 minutes on two CPU cores."""
   return {
     "network": {"width": 128, "depth": 4, "heads": 4, "embed_dim": 16},
     "teacher": {"num_steps": 2400, "batch_size": 16},
@@ -80,7 +84,11 @@ def colour() -> dict:
 
 
 def accelerator() -> dict:
-  """64 x 64 pixels of three channels, on one accelerator of 16 GB; compiled, but not yet run."""
+  """64 x 64 pixels of three channels, on one accelerator of 16 GB.
+
+  65 million parameters, 6.1 TFLOP a step of the teacher, 13.8 of the distillation. Compiled for a
+  CPU they take 5.9 and 5.6 GiB.
+  """
   return {
     "run": {"checkpoint_every": 5000, "log_every": 100, "data_workers": 4},
     "network": {

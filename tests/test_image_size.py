@@ -1,7 +1,5 @@
 """`configs/images_dmmd.py` on small images that packages ship, as folders and npz files."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -146,18 +144,12 @@ def test_one_file_of_another_size_is_named(written, tmp_path):
 
 
 def test_a_run_from_a_folder_records_the_real_shape(written, tmp_path):
-  tiny = {
-    "run.tensorboard": "false", "network.width": "16", "network.depth": "1", "network.heads": "2",
-    "network.embed_dim": "4", "network.patch": "7", "teacher.num_steps": "2",
-    "teacher.batch_size": "8", "distill.num_steps": "2", "distill.batch_size": "8",
-    "evaluate.teacher_nfe": "1", "evaluate.student_nfe": "1", "evaluate.num_blocks": "2",
-    "evaluate.block_size": "8", "distill.score.scales": "((0, 1, (32.0,)),)",
-  }  # fmt: skip
-  config = load_images(written / "digits", *tiny.items())
+  config = load_images(
+    written / "digits",
+    ("phases", "teacher"), ("run.tensorboard", "false"), ("network.width", "16"),
+    ("network.depth", "1"), ("network.heads", "2"), ("network.embed_dim", "4"),
+    ("network.patch", "7"), ("teacher.num_steps", "2"), ("teacher.batch_size", "8"),
+  )  # fmt: skip
   experiment.run(config, tmp_path)
-  for name in ("teacher", "student"):
-    recorded = records.find_model(tmp_path, name).config
-    assert recorded.dataset.shape == (28, 28, 1) and recorded.network.patch == 7
-  results = json.loads((tmp_path / "evaluate" / "results.json").read_text())
-  found = {(row["model"], row["metric"]) for row in results["rows"]}
-  assert {("student", "frechet"), ("teacher", "kernel_mmd")} <= found
+  recorded = records.find_model(tmp_path, "teacher").config
+  assert recorded.dataset.shape == (28, 28, 1) and recorded.network.patch == 7
