@@ -102,14 +102,14 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   printed = done.stdout.splitlines()
   assert printed[0] == f"1 cpu device, workdir {workdir}"
   for phase in ("teacher", "distill"):
-    said = [line for line in done.stderr.splitlines() if line.startswith(f"{phase}: ")]
-    assert "parameters" in said[0], said
-    assert [line.split()[1] for line in said[1:]] == ["compiling", "compiled", "20/20"], said
+    said = re.findall(f"^{phase}: (compiling|compiled|20/20)", done.stderr, re.M)
+    assert said == ["compiling", "compiled", "20/20"], done.stderr
     assert any(line.startswith(f"{phase}: finished after ") for line in printed)
   # Nothing but what is ours: no library says a word.
   assert all(re.match("(teacher|distill|evaluate): ", x) for x in done.stderr.splitlines())
   assert any(line.startswith("  student ") for line in printed)
-  assert printed[-3].startswith(f"Results:  {workdir}/evaluate/ has report.html, results.md, ")
+  has = f"Results:  {workdir}/evaluate/ has report.html, results.md, "
+  assert any(line.startswith(has) for line in printed)
   for name in (
     "results.md", "quality_vs_nfe.png", "samples_teacher.png", "samples_student.png", "film.gif",
   ):  # fmt: skip
