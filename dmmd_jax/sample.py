@@ -144,25 +144,22 @@ def draw(
     for line in sample_files.lines(kind, rows, decode, args.num):
       print(line, flush=True)
     return
-  found = Samples(
-    kind=kind,
-    tokens=np.concatenate([*batches]),
-    num_categories=model.dataset.num_categories,
-    model=args.model,
-    nfe=model.denoiser.evaluations(args.nfe),
-    seed=args.seed,
-    labels=labels if model.denoiser.num_classes else None,
-  )
-  _write(out, found, decode)
+  nfe = model.denoiser.evaluations(args.nfe)
+  about = {"model": args.model, "steps": args.nfe, "nfe": nfe, "seed": args.seed}
+  about |= {"labels": labels} if model.denoiser.num_classes else {}
+  about |= {"digest": source.digest} if source.digest else {}
+  tokens = np.concatenate([*batches])
+  _write(out, Samples(kind, tokens, model.dataset.num_categories, about), decode)
 
 
-def _write(out: epath.Path, found: Samples, decode: Callable[[np.ndarray], str]) -> None:
+def _write(out: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]) -> None:
   try:
-    sample_files.save(out, found, decode)
+    sample_files.save(out, samples, decode)
   except OSError as error:
     raise ValueError(f"cannot write {out} ({error.strerror})") from error
-  about = f"{len(found.tokens)} {found.kind} of the {found.model}"
-  print(f"{out}: {about}, {found.nfe} NFE, seed {found.seed}")
+  about = samples.about
+  what = f"{len(samples.tokens)} {samples.kind} of the {about['model']}"
+  print(f"{out}: {what}, {about['nfe']} NFE, seed {about['seed']}")
 
 
 def _labels(args, num_classes: int, dataset: str) -> np.ndarray:
