@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dmmd_jax import command, config_file, runs
+from dmmd_jax import cli, config_file, runs
 from dmmd_jax.report import figures
 from dmmd_jax.report import tables as report_tables
 
@@ -40,14 +40,14 @@ class Model(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = command.Parser("dmmd_jax.compare", "Shows the results of several runs side by side.")
+  parser = cli.Parser("dmmd_jax.compare", "Shows the results of several runs side by side.")
   parser.add_argument("runs", nargs="+", metavar="RUN", help="workdir of a run that was evaluated")
   parser.add_argument("--metric", help="this metric alone, such as frechet")
   parser.add_argument("--out", metavar="PNG", help="draw the curves, too: a .png file")
   parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
   args = parser.parse_args(argv)
   try:
-    out = command.find_output(args.out, (".png",), "curves") if args.out else None
+    out = cli.find_output(args.out, (".png",), "curves") if args.out else None
     found = [load(path, name) for path, name in zip(args.runs, names(args.runs), strict=True)]
     require_same_data(found)
     metrics = shared_metrics(found, args.metric)
@@ -84,7 +84,7 @@ def names(paths: list[str]) -> list[str]:
 
 def load(path: str, name: str) -> Run:
   """The results in a workdir. Raises `ValueError` where there are none."""
-  workdir = command.find_run(path)
+  workdir = cli.find_run(path)
   phase = runs.read(workdir).get("evaluate")
   if phase is None:
     raise ValueError(f"{path} has no results; run its phase evaluate")
@@ -201,7 +201,7 @@ def _parts(table: list[list[str]], width: int) -> Iterator[list[list[str]]]:
 
 
 def _aligned(table: list[list[str]]) -> Iterator[str]:
-  head, *body = command.pad(table)
+  head, *body = cli.pad(table)
   for line in (head, ["-" * len(cell) for cell in head], *body):
     yield f"| {' | '.join(line)} |"
 
@@ -250,4 +250,4 @@ def warnings(found: list[Run]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  cli.run(main)

@@ -18,7 +18,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from etils import epath
 
-from dmmd_jax import command, config_file, image_size, listing, records, storage
+from dmmd_jax import cli, config_file, image_size, listing, records, storage
 from dmmd_jax import config as config_checks
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.fields import FIELDS
@@ -56,8 +56,8 @@ def main(overrides: dict[str, str]) -> None:
     config_checks.check(config)
     workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
     records.check(config, workdir, _UNFINISHED.value)
-    command.keep_compiled_programs()
-    command.hide_logs_of_libraries()
+    cli.keep_compiled_programs()
+    cli.hide_logs_of_libraries()
     import jax
 
     from dmmd_jax import hosts
@@ -146,12 +146,12 @@ def _flag_meant(name: str) -> str:
 
 
 def _answer(text: str) -> NoReturn:
-  command.run(lambda: print(text))
+  cli.run(lambda: print(text))
   sys.exit(0)
 
 
 def _exit(message: str, code: int = 2) -> NoReturn:
-  print("dmmd_jax:", command.one_line(message), file=sys.stderr)
+  print("dmmd_jax:", cli.one_line(message), file=sys.stderr)
   sys.exit(code)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from dmmd_jax import command, records
+from dmmd_jax import cli, records
 from dmmd_jax.config import ConfigError
 from dmmd_jax.workdir import latest_step
 
@@ -37,7 +37,7 @@ Run = dict[str, Phase]
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = command.Parser(
+  parser = cli.Parser(
     "dmmd_jax.runs", "Lists the runs in a folder: how far each is, and its best figures."
   )
   parser.add_argument(
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
   args = parser.parse_args(argv)
   try:
-    root = command.find_folder(args.dir, "a folder with runs")
+    root = cli.find_folder(args.dir, "a folder with runs")
   except ValueError as error:
     parser.error(str(error))
   found = {name_of(workdir, root): read(workdir) for workdir in find(root)}
@@ -151,7 +151,7 @@ def table(summaries: list[dict[str, Any]], width: int) -> list[str]:
   about, lowest = ["data", "process", "method"], ["lowest"]
   for below in ([], [lowest], [about + lowest], [about, phases, lowest]):
     beside = [column for column in columns if not any(column in line for line in below)]
-    cells = command.pad([beside, *([row[column] for column in beside] for row in rows)])
+    cells = cli.pad([beside, *([row[column] for column in beside] for row in rows)])
     lines = ["  ".join(line).rstrip() for line in cells]
     if max(map(len, lines)) <= width:
       break
@@ -188,4 +188,4 @@ def _short(value: float) -> str:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  cli.run(main)

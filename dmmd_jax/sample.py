@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from dmmd_jax import command, sample_files
+from dmmd_jax import cli, sample_files
 from dmmd_jax.config import example_shape
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.records import Source
@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> None:
   parser = make_parser()
   args = parser.parse_args(argv)
   try:
-    workdir = command.find_run(args.workdir)
+    workdir = cli.find_run(args.workdir)
     args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
-    source = command.find_model(workdir, args.model, args.unfinished)
+    source = cli.find_model(workdir, args.model, args.unfinished)
     kind = kind_of(source.config)
     check(args, source.config, kind)
     prompt = encode_prompt(source.config.dataset, args.prompt) if kind == "texts" else None
@@ -33,15 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.error(str(error))
 
 
-def make_parser() -> command.Parser:
-  number = command.number
-  parser = command.Parser("dmmd_jax.sample", "Draws samples from the model of a run.")
+def make_parser() -> cli.Parser:
+  number = cli.number
+  parser = cli.Parser("dmmd_jax.sample", "Draws samples from the model of a run.")
   add = parser.add_argument
   add("--workdir", required=True, help="of a run: a folder, or gs://bucket/folder")
   add("--model", choices=("student", "teacher"), help="default: student if any")
   add("--num", type=number(int, 1, 1_000_000), help="default: 1 text, 64 images, 16 sequences")
   add("--nfe", type=number(int, 1, 100_000), default=16, help="steps, of every block; default: 16")
-  add("--seed", type=number(int, *command.SEEDS), default=0, help="default: 0")
+  add("--seed", type=number(int, *cli.SEEDS), default=0, help="default: 0")
   # Beyond these float32 knows neither the probabilities nor their order.
   add("--temperature", type=number(float, 1e-6, 10**6), default=1.0, help="default: 1")
   add("--top_p", type=number(float, 1e-6, 1), default=1.0, help="of every token; default: 1")
@@ -85,7 +85,7 @@ def find_output(args, workdir: epath.Path, kind: str) -> epath.Path | None:
   name = args.out or (str(workdir / "sample.png") if kind == "images" else "")
   if not name:
     return None
-  out = command.find_output(name, sample_files.ENDINGS[kind], kind)
+  out = cli.find_output(name, sample_files.ENDINGS[kind], kind)
   if out.suffix.lower() == ".png" and args.num > sample_files.MOST_IN_GRID:
     raise ValueError(
       f"--num is {args.num}; a grid takes at most {sample_files.MOST_IN_GRID} images: use"
@@ -118,8 +118,8 @@ def draw(
   args, source: Source, kind: str, prompt: np.ndarray | None, out: epath.Path | None
 ) -> None:
   """Draws samples, and prints or writes them. Raises `ValueError` for what the model cannot do."""
-  command.keep_compiled_programs()
-  command.hide_logs_of_libraries()
+  cli.keep_compiled_programs()
+  cli.hide_logs_of_libraries()
   from dmmd_jax import drawing
 
   with contextlib.redirect_stdout(sys.stderr):  # samples alone are the output
@@ -144,25 +144,22 @@ def draw(
     for line in sample_files.lines(kind, rows, decode, args.num):
       print(line, flush=True)
     return
-  found = Samples(
-    kind=kind,
-    tokens=np.concatenate([*batches]),
-    num_categories=model.dataset.num_categories,
-    model=args.model,
-    nfe=model.denoiser.evaluations(args.nfe),
-    seed=args.seed,
-    labels=labels if model.denoiser.num_classes else None,
-  )
-  _write(out, found, decode)
+  nfe = model.denoiser.evaluations(args.nfe)
+  about = {"model": args.model, "steps": args.nfe, "nfe": nfe, "seed": args.seed}
+  about |= {"labels": labels} if model.denoiser.num_classes else {}
+  about |= {"digest": source.digest} if source.digest else {}
+  tokens = np.concatenate([*batches])
+  _write(out, Samples(kind, tokens, model.dataset.num_categories, about), decode)
 
 
-def _write(out: epath.Path, found: Samples, decode: Callable[[np.ndarray], str]) -> None:
+def _write(out: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]) -> None:
   try:
-    sample_files.save(out, found, decode)
+    sample_files.save(out, samples, decode)
   except OSError as error:
     raise ValueError(f"cannot write {out} ({error.strerror})") from error
-  about = f"{len(found.tokens)} {found.kind} of the {found.model}"
-  print(f"{out}: {about}, {found.nfe} NFE, seed {found.seed}")
+  about = samples.about
+  what = f"{len(samples.tokens)} {samples.kind} of the {about['model']}"
+  print(f"{out}: {what}, {about['nfe']} NFE, seed {about['seed']}")
 
 
 def _labels(args, num_classes: int, dataset: str) -> np.ndarray:
@@ -175,4 +172,4 @@ def _labels(args, num_classes: int, dataset: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  cli.run(main)

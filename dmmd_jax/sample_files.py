@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -24,18 +24,16 @@ _SIDE = 64
 
 
 class Samples(NamedTuple):
-  """Tokens int `[n, ...]` of `num_categories`, what drew them, and classes `labels` int `[n]`.
+  """Tokens int `[n, ...]` of `num_categories`, of a `kind` that is a key of `ENDINGS`.
 
-  `kind` is a key of `ENDINGS`.
+  They are `about` what drew them: `model`, `steps`, `nfe`, `seed`, and where there are any `labels`
+  int `[n]` and the `digest` of the parameters.
   """
 
   kind: str
   tokens: np.ndarray
   num_categories: int
-  model: str
-  nfe: int
-  seed: int
-  labels: np.ndarray | None = None
+  about: dict[str, Any]
 
 
 def save(path: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]) -> None:
@@ -45,7 +43,7 @@ def save(path: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]
     found = lines(samples.kind, samples.tokens, decode, len(samples.tokens))
     path.write_text("".join(f"{line}\n" for line in found))
   elif ending == ".npz":
-    _save_arrays(path, samples)
+    path.write_bytes(npz(samples.tokens, samples.num_categories, **samples.about))
   else:
     path.write_bytes(pictures.png(_grid(samples)))
 
@@ -61,13 +59,6 @@ def lines(
     if kind == "texts" and num > 1:
       yield f"─── {i + 1} of {num} ───"
     yield decode(row)
-
-
-def _save_arrays(path: epath.Path, samples: Samples) -> None:
-  """Arrays `tokens` in the smallest dtype, `model`, `nfe`, `seed`, and `labels` where there are."""
-  about = {name: getattr(samples, name) for name in ("model", "nfe", "seed")}
-  labels = {} if samples.labels is None else {"labels": samples.labels}
-  path.write_bytes(npz(samples.tokens, samples.num_categories, **about, **labels))
 
 
 def _grid(samples: Samples) -> np.ndarray:

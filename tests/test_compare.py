@@ -117,6 +117,11 @@ def test_one_teacher_has_all_the_cells_that_any_run_has(two, tmp_path, capsys):
   more = run(tmp_path / "c", [TEACHER[0], row("teacher", 2, 150.0)])
   lines = compared(capsys, *two, more)
   assert "| teacher     | 300.00 ± 0.10 | 150.00 ± 0.10 | 80.00 ± 0.10 |" in lines
+  found = [compare.load(str(workdir), workdir.name) for workdir in (*two, more)]
+  rows = compare.labelled(compare.merged(found, ["frechet"]), 3)
+  assert [r["nfe"] for r in rows if r["model"] == "teacher"] == [1, 2, 4]  # as curves are drawn
+  apart = run(tmp_path / "e", [row("teacher", 2, 150.0)])  # nothing says that they agree
+  assert models(capsys, two[0], apart)[:2] == [("teacher", ["a"]), ("teacher", ["e"])]
 
 
 def test_the_exact_teacher_is_one_without_a_digest(tmp_path, capsys):
@@ -135,6 +140,7 @@ def test_models_of_some_runs_say_of_which():
 def test_runs_have_short_names_that_tell_them_apart():
   assert compare.names(["runs/a", "runs/b/"]) == ["a", "b"]
   assert compare.names(["runs/x/0", "y/0", "/z"]) == ["x/0", "y/0", "z"]
+  assert compare.names(["runs/x/0", "runs/z"]) == ["x/0", "z"]
   assert compare.names(["gs://one/a", "two/a"]) == ["one/a", "two/a"]
   with pytest.raises(ValueError, match="named twice"):
     compare.names(["a", "b/../a"])
@@ -234,3 +240,13 @@ def test_curves_are_drawn_where_asked_for(two, tmp_path, capsys):
   assert lines[-1] == f"wrote {tmp_path}/x.png"
   assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
   assert "curves go to a file that ends in .png" in refused(capsys, *two, "--out=x.pdf")
+
+
+def test_curves_have_the_line_of_real_data_where_it_is_one(two, tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(compare.figures, "save_quality", lambda _, results: drawn.append(results))
+  other = run(tmp_path / "c", TEACHER, reference={"frechet": [5.0, None]})
+  for workdirs in (two, [*two, other]):
+    compare.main([*map(str, workdirs), "--out=x.png", "--metric=frechet"])
+  assert [results["reference"] for results in drawn] == [{"frechet": [4.3, None]}, {}]
+  assert {row["model"] for row in drawn[0]["rows"]} == {"teacher", "a student", "b student"}

@@ -251,7 +251,9 @@ def test_a_class_is_asked_for_and_guidance_takes_two_evaluations(of_classes, tmp
   out = f"--out={tmp_path}/x.npz"
   assert "4 NFE" in drawn(capsys, of_classes, "--num=2", "--label=7", "--guidance=1.5", out)
   arrays = np.load(tmp_path / "x.npz")
-  assert arrays["labels"].tolist() == [7, 7] and (arrays["nfe"], arrays["model"]) == (4, "teacher")
+  assert arrays["labels"].tolist() == [7, 7] and arrays["model"] == "teacher"
+  assert (arrays["steps"], arrays["nfe"], arrays["seed"]) == (2, 4, 0)
+  assert arrays["digest"] == records.find_model(of_classes, "teacher").digest
   expected = "--label is 10; digits has the classes 0 to 9"
   refuses(capsys, expected, f"--workdir={of_classes}", "--label=10", out)
 
@@ -267,6 +269,6 @@ def test_a_file_that_cannot_be_written_after_all_is_one_line(monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(sample_files, "save", fail)
-  found = sample_files.Samples("images", np.zeros((1, 8, 8, 1)), 17, "teacher", 1, 0)
+  found = sample_files.Samples("images", np.zeros((1, 8, 8, 1)), 17, {})
   with pytest.raises(ValueError, match=r"cannot write x.png \(No space left on device\)"):
     sample._write(epath.Path("x.png"), found, str)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dmmd_jax import command
+from dmmd_jax import cli
 from dmmd_jax.data import text
 from dmmd_jax.data.alphabets import Alphabet, BytePairs, TextError, fingerprint
 from dmmd_jax.data.files import expand
@@ -191,14 +191,12 @@ def _missing(name: str, data_dir: str) -> TextError:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = command.Parser(
-    prog="python -m dmmd_jax.data.tfds_text", description="Prepares a corpus of text files."
-  )
+  parser = cli.Parser("dmmd_jax.data.tfds_text", "Prepares a corpus of text files.")
   parser.add_argument("name", help="of the corpus, such as openwebtext")
   parser.add_argument("--texts", required=True, help="a file or folder: .txt, or .jsonl with text")
   parser.add_argument("--data_dir", default="", help="default: that of tensorflow-datasets")
   args = parser.parse_args(argv)
-  command.hide_logs_of_libraries()
+  cli.hide_logs_of_libraries()
   logging.getLogger("absl").setLevel(logging.ERROR)  # tfds misses what it is about to write
   try:
     prepare(args.name, args.texts, args.data_dir)
@@ -207,4 +205,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  cli.run(main)

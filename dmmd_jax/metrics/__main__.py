@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from dmmd_jax import command
+from dmmd_jax import cli
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.networks.weights import WeightsError
 
@@ -13,7 +13,7 @@ NGRAMS = (2, 4)
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = command.Parser(
+  parser = cli.Parser(
     "dmmd_jax.metrics",
     "Gradient Moment and perplexity of samples under a reference model, and variety.",
   )
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   parser.add_argument(
     "--batch_size",
-    type=command.number(int, 1, 1_000_000),
+    type=cli.number(int, 1, 1_000_000),
     default=64,
     help="minibatch of the moment",
   )
@@ -83,7 +83,7 @@ def report(args) -> str:
 
 def load_tokens(path: str) -> np.ndarray:
   """Tokens `[n, D]`. Raises `ValueError` for anything else."""
-  tokens = command.load_array(path)
+  tokens = cli.load_array(path)
   if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.shape[1] < 2 or not len(tokens):
     raise ValueError(
       f"{path} has shape {tokens.shape} of {tokens.dtype}; expected integer tokens [n, D], D >= 2"
@@ -97,7 +97,7 @@ def load_reference(path: str, samples: np.ndarray, data: np.ndarray | None):
   Raises `ValueError` where there is none, or one of other tokens, and `TextError` or
   `WeightsError` where its files are missing or broken.
   """
-  command.keep_compiled_programs()
+  cli.keep_compiled_programs()
   path = os.path.expanduser(path)
 
   def check(num_categories, length):
@@ -111,7 +111,7 @@ def load_reference(path: str, samples: np.ndarray, data: np.ndarray | None):
     model = reference.load_gpt2(path)
     check(model.num_categories, model.length)
     return model
-  source = command.find_text_model(command.find_run(path), "reference")
+  source = cli.find_text_model(cli.find_run(path), "reference")
   c = source.config.dataset
   check(make_tokenizer(c.alphabet, c.unknown, c.tokenizer).num_categories, c.length)
   from dmmd_jax import parallel
@@ -131,4 +131,4 @@ def _check_tokens(name: str, tokens: np.ndarray, num_categories: int, length: in
 
 
 if __name__ == "__main__":
-  command.run(main)
+  cli.run(main)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from dmmd_jax import command
+from dmmd_jax import cli
 
 KERNELS = ("hamming", "linear", "ngram", "rbf", "polynomial")
 _OF_TOKENS = ("hamming", "linear", "ngram")
@@ -13,7 +13,7 @@ _LARGEST_TEST = 2**32  # bytes of permutations
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = command.Parser(
+  parser = cli.Parser(
     "dmmd_jax.mmd",
     "Maximum Mean Discrepancy between two samples, with standard error and p-value.",
   )
@@ -27,12 +27,12 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased")
   parser.add_argument(
     "--permutations",
-    type=command.number(int, 0, 1_000_000),
+    type=cli.number(int, 0, 1_000_000),
     default=1000,
     help="of the test; 0 is no test",
   )
   parser.add_argument(
-    "--seed", type=command.number(int, *command.SEEDS), default=0, help="of the permutations"
+    "--seed", type=cli.number(int, *cli.SEEDS), default=0, help="of the permutations"
   )
   parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
   args = parser.parse_args(argv)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def load_sample(path: str, names: list[str]) -> np.ndarray:
   """A sample `[n, D]`, int32 or float32, that all the kernels take. Raises `ValueError`."""
-  sample = command.load_array(path)
+  sample = cli.load_array(path)
   found = f"{path} is {sample.dtype} {list(sample.shape)}"
   if sample.ndim < 2 or len(sample) < 2 or not sample.size:
     raise ValueError(f"{found}; expected shape [n, ...] with at least 2 items")
@@ -135,4 +135,4 @@ def report(args, names: list[str], x: np.ndarray, y: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-  command.run(main)
+  cli.run(main)

@@ -30,7 +30,7 @@ def kept(tokens: np.ndarray, num_categories: int) -> np.ndarray:
 def npz(tokens: np.ndarray, num_categories: int, **about) -> bytes:
   """A compressed .npz with `tokens` `[n, ...]` and what they are `about`, numbers and words.
 
-  `command.load_array` reads the tokens.
+  `cli.load_array` reads the tokens.
   """
   file = io.BytesIO()  # a bucket cannot seek, as zip files do
   np.savez_compressed(file, tokens=tokens.astype(_dtype(num_categories)), **about)

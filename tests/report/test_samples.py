@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmmd_jax import command
+from dmmd_jax import cli
 from dmmd_jax.report import samples
 from tests.report.example import evaluation, images
 
@@ -22,7 +22,7 @@ def test_files_are_named_by_nfe_and_say_what_made_them(tmp_path):
   assert read(tmp_path / "samples_teacher_8.npz") == about
   about = {"model": "real", "split": "held_out", "digest": "da7a"}
   assert read(tmp_path / "samples_real.npz") == about
-  tokens = command.load_array(str(tmp_path / "samples_teacher_8.npz"))
+  tokens = cli.load_array(str(tmp_path / "samples_teacher_8.npz"))
   np.testing.assert_array_equal(tokens, images(30, 1))
 
 
