@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-# The versions that the tests passed with.
-INSTALL := $(RUN) pip install --quiet --constraint constraints.txt
+# The versions that the tests passed with; setuptools warns of any editable install.
+INSTALL := $(VENV)/bin/python -W ignore::UserWarning -m pip install --quiet \
+  --constraint constraints.txt
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 
