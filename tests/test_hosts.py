@@ -133,7 +133,7 @@ def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp("whole")
   command = [*MAIN, f"--workdir={folder / 'run'}", "--config.teacher.num_steps=35"]
   texts = finish(start(command, 2, folder / "log"), folder / "log")
-  assert "8 cpu device(s) in 2 processes" in texts[0]
+  assert "8 cpu devices in 2 processes" in texts[0]
   return final_files(folder / "run", "teacher", 35)
 
 

@@ -76,7 +76,8 @@ def test_a_resumed_run_ends_bit_identical_and_keeps_the_last_checkpoints(tmp_pat
   capsys.readouterr()
   resumed = training.train(job(), tmp_path / "broken", RUN, mesh)
   assert equal(whole, resumed) and int(resumed["seen"]) == 10
-  said = capsys.readouterr().err.splitlines()
+  size, *said = capsys.readouterr().err.splitlines()
+  assert size.startswith("test: 32 parameters, ")
   assert said[:2] == ["test: going on at step 4 of 10", "test: compiling …"]
   assert said[2].startswith("test: compiled in ") and said[3].startswith("test: 10/10 steps, ")
   loss = float(said[3].rpartition(", loss ")[2])
