@@ -47,7 +47,10 @@ def run_phase(
   mesh: jax.sharding.Mesh,
   unfinished: bool = False,
 ) -> None:
-  """Runs one phase unless it is complete."""
+  """Runs one phase unless it is complete.
+
+  Raises `DamagedModelError` where it has finished, but a file of its last checkpoint is damaged.
+  """
   sources = records.find_sources(config, workdir, phase, unfinished)
   sources["data"] = records.Source(None, {"fingerprint": dataset.fingerprint})
   folder, now = workdir / phase, records.depends(config, phase, sources)
@@ -55,6 +58,10 @@ def run_phase(
   if _agreed(records.is_complete(folder, now)):
     _tell(f"{phase}: complete in {folder}")
     return
+  damage = records.find_damaged_file(folder)
+  if _agreed(bool(damage)):
+    step = config[phase].num_steps
+    raise checkpoints.DamagedModelError(folder / "checkpoints", step, damage)
   start = time.monotonic()
   is_first = jax.process_index() == 0
   if is_first:

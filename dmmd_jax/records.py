@@ -220,6 +220,13 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
   return made_from == now
 
 
+def find_damaged_file(folder: epath.Path) -> str:
+  """What of the last checkpoint of a finished phase is damaged, in words; "" where nothing is."""
+  record = read_json(folder / "record.json")
+  is_last = record and record["result"].get("step") == latest_step(folder)
+  return _find_damage(folder, record["result"]) if is_last else ""
+
+
 def begin(folder: epath.Path, now: dict[str, Any]) -> None:
   """Notes what a phase depends on; until it `finish`es it is not complete."""
   folder.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,9 @@ def sizes(folder: epath.Path) -> dict[str, int]:
 
   bucket, _, prefix = f"{os.fspath(folder)}/".removeprefix("gs://").partition("/")
   blobs = storage.Client().bucket(bucket).list_blobs(prefix=prefix)
-  return {blob.name.removeprefix(prefix): blob.size for blob in blobs}
+  # Names that end so are marks of folders, which copies may lack.
+  files = [blob for blob in blobs if not blob.name.endswith("/")]
+  return {blob.name.removeprefix(prefix): blob.size for blob in files}
 
 
 def latest_step(phase_dir: epath.Path) -> int:

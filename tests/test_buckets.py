@@ -159,6 +159,7 @@ def test_a_run_in_a_bucket_leaves_all_that_it_leaves_in_a_folder(bucket):
   teacher = epath.Path("gs://runs/mine/teacher")
   files = integrity.read_json(teacher / "record.json")["result"]["files"]
   assert len(files) > 10 and not integrity.find_damage(teacher, files)
+  assert not [name for name in files if name.endswith("/")]  # no file, but a mark of a folder
   (workdir,) = runs.find(workdirs.locate("gs://runs"))
   assert runs.name_of(workdir, epath.Path("gs://runs")) == "mine"
   states = {name: (phase.state, phase.step) for name, phase in runs.read(workdir).items()}

@@ -34,15 +34,19 @@ def test_a_model_with_a_damaged_file_is_made_again_here_and_refused_elsewhere(tm
   assert found.identity.keys() == {"config", "inputs", "step", "digest", "finished"}
   (theirs / "teacher" / "checkpoints" / "2400" / "array").write_text("cut")
   assert not is_complete(config, theirs, "teacher")
+  damage = "checkpoints/2400/array has 3 bytes instead of 6"
+  assert records.find_damaged_file(theirs / "teacher") == damage
+  assert all(records.find_damaged_file(theirs / x) == "" for x in ("distill", "evaluate", "none"))
   records.check(config, theirs)
   reads = digits(phases=("distill",), distill__teacher_workdir=str(theirs))
   with pytest.raises(ConfigError) as error:
     records.check(reads, mine)
   assert str(error.value) == (
-    f"the teacher in {theirs}/teacher is damaged (checkpoints/2400/array has 3 bytes instead of 6);"
-    " run the phase 'teacher' there again, which goes on from the last undamaged checkpoint"
+    f"the teacher in {theirs}/teacher is damaged ({damage}); run"
+    " the phase 'teacher' there again, which goes on from the last undamaged checkpoint"
   )
   (theirs / "teacher" / "checkpoints" / "2400").rename(theirs / "teacher" / "checkpoints" / "800")
+  assert records.find_damaged_file(theirs / "teacher") == ""
   with pytest.raises(ConfigError, match=r"last checkpoint is of step 800, expected that of step"):
     records.check(reads, mine)
   records.check(reads, mine, unfinished=True)

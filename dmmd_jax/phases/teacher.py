@@ -16,7 +16,7 @@ from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.digest import digest
-from dmmd_jax.integrity import by_size
+from dmmd_jax.integrity import by_contents, by_size
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.records import Sources, depends
@@ -59,6 +59,8 @@ def trained(
   job = dataclasses.replace(job, origin=depends(config, job.name, sources))
   state = training.train(job, folder, config.run, mesh)
   files = by_size(folder, f"checkpoints/{job.num_steps}")
+  # What lies in folders `d` are arrays, which have digests.
+  files |= by_contents(folder, [name for name in files if "/d/" not in name])
   return {"step": job.num_steps, "digest": digest(state.ema), "files": files}
 
 
