@@ -168,9 +168,9 @@ def find_sources(
       found["reference"] = _gpt2_files(config.reference.gpt2)
     elif "reference" in config:
       find_in(config.reference.workdir, "reference")
-    weights = config.evaluate.get("inception", "")
-    if weights and pathlib.Path(weights).expanduser().is_file():
-      found["inception"] = _file(weights)
+    weights = epath.Path(config.evaluate.get("inception", "")).expanduser()
+    if pathlib.Path(weights).is_file():
+      found["inception"] = Source(weights, {"sha256": sha256(weights)})
   return found
 
 
@@ -280,11 +280,6 @@ def _gpt2_files(folder: str) -> Source:
       " huggingface.co/openai-community/gpt2), or set reference.gpt2 to their folder"
     )
   return Source(path, {"sha256": {file.name: sha256(file) for file in files}})
-
-
-def _file(name: str) -> Source:
-  path = epath.Path(name).expanduser()
-  return Source(path, {"sha256": sha256(path)})
 
 
 def has_begun(folder: epath.Path) -> bool:
