@@ -21,6 +21,7 @@ from benchmarks import tables
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator
 
 COLUMNS, GAP = 12, 1
 MODELS = {"teacher": "tab:gray", "student": "tab:orange"}
@@ -35,8 +36,8 @@ def strip(images: np.ndarray) -> np.ndarray:
 
 def draw(folder: pathlib.Path, nfes: list[int], metric: str, out: pathlib.Path) -> None:
   rows = json.loads((folder / "results.json").read_text())["rows"]
-  figure = plt.figure(figsize=(9, 5.6), constrained_layout=True)
-  above, below = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+  figure = plt.figure(figsize=(9, 4.8), constrained_layout=True)
+  above, below = figure.subfigures(2, 1, height_ratios=[0.95, 1])
   for part, model in zip(above.subfigures(1, 2), MODELS, strict=True):
     part.suptitle(model, fontsize=11)
     axes = part.subplots(len(nfes), 1)
@@ -52,6 +53,8 @@ def draw(folder: pathlib.Path, nfes: list[int], metric: str, out: pathlib.Path) 
     axis.errorbar(x, y, error, marker="o", capsize=2, color=colour, label=model)
   axis.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel=tables.TITLES[metric])
   axis.set_xticks(ticks := sorted({r["nfe"] for r in rows}), map(str, ticks))
+  axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axis.yaxis.set_major_formatter("{x:g}")
   axis.minorticks_off()
   axis.legend()
   figure.savefig(out, dpi=110)
