@@ -33,8 +33,9 @@ def join() -> None:
   of the variables are set.
   """
   patience = float(os.environ.get("DMMD_PATIENCE_SECONDS", _PATIENCE_SECONDS))
-  # jax ends the others too, but later and in a hundred lines.
-  options = {"heartbeat_timeout_seconds": int(2 * patience)}
+  # jax ends the others too, but in a hundred lines and by SIGABRT: it has to wait so much longer
+  # that this process comes first on a machine that is overloaded, too.
+  options = {"heartbeat_timeout_seconds": int(10 * patience)}
   given = [name for name in _ADDRESS if name in os.environ]
   if given:
     if len(given) < len(_ADDRESS):

@@ -134,7 +134,7 @@ def test_anyones_samples_are_measured(trained, tmp_path):
   left = trained[0] / "run" / "evaluate"
   done = run(
     "metrics", left / "samples_student_3.npz", f"--reference={trained[0]}/run",
-    f"--data={left}/samples_real.npz", "--batch_size=6",
+    f"--data={left}/samples_real.npz", "--batch_size=3",
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert re.search(r"gradient_moment +[-\d.e]+ +[\d.e-]+\n", done.stdout), done.stdout
