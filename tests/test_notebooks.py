@@ -33,3 +33,15 @@ def test_coins():
   scores = defined["scores"]
   assert scores["each noise means a side"] < scores["independent coins"]
   assert scores["each noise means a side"] < scores["always the same side"]
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg")
+def test_metrics():
+  defined = run("metrics.ipynb")
+  found, p_values = defined["found"], defined["p_values"]
+  real, sharp = found["real text"], found["trigrams, temperature 0.5"]
+  # What the text of the notebook says: perplexity is lower, everything else is worse.
+  assert sharp["perplexity"] < real["perplexity"] and sharp["entropy"] < real["entropy"]
+  for measure in ("Gradient Moment × 10⁶", "MMD² × 10³"):
+    assert sharp[measure] > 10 * abs(real[measure])
+  assert p_values["real text"] > 0.01 > p_values["trigrams"]
