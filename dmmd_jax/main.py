@@ -3,9 +3,10 @@
 Heavy packages are imported only after the config has been checked.
 """
 
-from dmmd_jax import signals
+from dmmd_jax import heap, signals
 
-if __name__ == "__main__":  # before all that takes a while
+if __name__ == "__main__":  # before all that takes a while, or starts threads
+  heap.keep_freed_memory()
   signals.end_in_one_line("dmmd_jax", "; the same command goes on from the last checkpoint")
 
 import contextlib
