@@ -25,26 +25,48 @@ class Samples(NamedTuple):
   path: jax.Array | None = None
 
 
+@jax.named_scope("vocabulary")
 def truncate(
   log_probs: jax.Array, temperature: float = 1.0, top_p: float = 1.0, penalty: float = math.inf
 ) -> jax.Array:
   """Tempers and truncates log-probabilities `[..., K]`; returns normalised log-probabilities.
 
-  Top-p keeps the smallest set of categories whose mass reaches `top_p`, at least one; the others
-  lose `penalty` nats. Sampling takes infinity; a teacher to distil takes a finite constant, since
-  the loss would diverge on excluded categories (D-MMD, section 3.3).
+  Top-p keeps the likeliest categories until their mass reaches `top_p`, at least one, and all that
+  are as likely as the last of them; the others lose `penalty` nats. Sampling takes infinity; a
+  teacher to distil takes a finite constant, since the loss would diverge on excluded categories
+  (D-MMD, section 3.3).
   """
   if temperature != 1.0:
     log_probs = jax.nn.log_softmax(log_probs / temperature)
   if top_p < 1.0:
-    order = jnp.argsort(-log_probs, axis=-1)
-    probs = jnp.exp(jnp.take_along_axis(log_probs, order, -1))
-    kept = jnp.cumsum(probs, -1) - probs < top_p
-    kept = jnp.take_along_axis(kept.at[..., 0].set(True), jnp.argsort(order, axis=-1), -1)
+    probs = jnp.exp(jax.lax.stop_gradient(log_probs))
+    kept = probs >= smallest_kept(probs, top_p)
     log_probs = jax.nn.log_softmax(jnp.where(kept, log_probs, log_probs - penalty))
   return log_probs
 
 
+def smallest_kept(probs: jax.Array, top_p: float) -> jax.Array:
+  """The smallest of probabilities float32 `[..., K]` that top-p keeps, `[..., 1]`.
+
+  That is the least number above which there is less mass than `top_p`, found by bisection over all
+  floats from 0 to 2, whose order is that of their bits: a sort of a large vocabulary would take
+  more time on a TPU than all else together.
+  """
+
+  def bisect(_, bounds):
+    low, high = bounds
+    middle = low + (high - low) // 2
+    threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)
+    above = jnp.where(probs > threshold, probs, 0.0).sum(-1, keepdims=True)
+    return jnp.where(above < top_p, low, middle + 1), jnp.where(above < top_p, middle, high)
+
+  two = jax.lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32)
+  low = jnp.zeros_like(probs[..., :1], jnp.int32)
+  _, found = jax.lax.fori_loop(0, 31, bisect, (low, jnp.full_like(low, two)))
+  return jax.lax.bitcast_convert_type(found, jnp.float32)
+
+
+@jax.named_scope("vocabulary")
 def mean_entropy(log_probs: jax.Array, active: jax.Array) -> jax.Array:
   """Mean entropy in nats of `log_probs` `[..., K]` over the positions where `active` `[...]`."""
   entropy = -(jnp.exp(log_probs) * jnp.maximum(log_probs, -1e4)).sum(-1)

@@ -61,8 +61,36 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
   np.testing.assert_allclose(np.exp(truncate(log_probs, top_p=0.75)).sum(), 1.0, rtol=1e-6)
   assert jnp.isfinite(truncate(log_probs, top_p=1e-6)[0]).tolist() == [False, True, False, False]
   assert truncate(log_probs, top_p=1.0) is log_probs
-  ties = jnp.log(jnp.full((1, 4), 0.25))
-  assert int(jnp.isfinite(truncate(ties, top_p=0.5)).sum()) == 2
+  # What is as likely as the last one kept is kept, too: no category is preferred for its number.
+  ties = jnp.log(jnp.array([0.4, 0.2, 0.2, 0.2]))
+  assert jnp.isfinite(truncate(ties, top_p=0.5)).all()
+  assert jnp.isfinite(truncate(ties, top_p=0.3)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("num_categories", [2, 27, 256, 5000])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_keeps_what_a_sort_in_float64_would(num_categories, top_p):
+  keys = jax.random.split(jax.random.key(num_categories))
+  sharpness = 6.0 * jax.random.uniform(keys[0], (50, 1))
+  log_probs = jax.nn.log_softmax(sharpness * jax.random.normal(keys[1], (50, num_categories)))
+  p = np.exp(np.asarray(log_probs, np.float64))
+  order = np.argsort(-p, axis=-1)
+  before = np.cumsum(np.take_along_axis(p, order, -1), -1) - np.take_along_axis(p, order, -1)
+  expected = np.zeros(p.shape, bool)
+  np.put_along_axis(expected, order, before < top_p, -1)
+  # Where float32 cannot tell whether the mass is reached, either will do.
+  sure = (np.abs(before - top_p) > 1e-6).all(-1)
+  found = np.isfinite(truncate(log_probs, top_p=top_p))
+  assert sure.sum() > 5
+  np.testing.assert_array_equal(found[sure], expected[sure])
+  assert "sort" not in str(jax.make_jaxpr(lambda x: truncate(x, top_p=0.5))(log_probs))
+
+
+def test_what_top_p_excludes_has_the_gradient_of_a_constant():
+  log_probs = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+  of_first = jax.grad(lambda x: truncate(x, top_p=0.5, penalty=2.0)[0])(log_probs)
+  p = np.array([0.6, 0.3 * np.exp(-2.0), 0.1 * np.exp(-2.0)])
+  np.testing.assert_allclose(of_first, [1.0, 0.0, 0.0] - p / p.sum(), rtol=1e-5)
 
 
 def test_finite_penalty_lowers_excluded_categories_by_a_constant():
