@@ -7,7 +7,7 @@ INSTALL := $(VENV)/bin/python -W ignore::UserWarning -m pip install --quiet \
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 
-.PHONY: help demo test lint lock tables peers mutants fuzz kills clean
+.PHONY: help demo test lint lock tables peers plan mutants fuzz kills clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -44,6 +44,11 @@ peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) a
 	$(RUN) pytest tests/mmd/test_kernels.py tests/networks/test_gpt2.py \
 	  tests/networks/test_inception.py tests/metrics/test_frechet.py
 	$(RUN) benchmarks.mmd
+
+plan:  ## install the TPU compiler beside jax, in .venv-plan, for benchmarks.scaling
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -W ignore::UserWarning -m pip install --quiet \
+	  --constraint constraints.txt --build-constraint constraints.txt --editable '.[test,plan]'
 
 mutants: $(VENV)/ready  ## how many of 200 mistakes made on purpose the tests see; an hour
 	$(INSTALL) --editable '.[mutants]'

@@ -66,6 +66,8 @@ setup(
     "gs": GS,
     "gpu": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
+    # The TPU compiler, which needs no TPU; the version that jax asks for.
+    "plan": ["libtpu==0.0.42.*"],
     "notebook": ["jupyterlab>=4"],
   },
 )

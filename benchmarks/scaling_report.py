@@ -1,252 +1,155 @@
-"""Machines, how long a step takes on them, and the document that says so."""
+"""What `benchmarks.scaling` found, as lines and as docs/scaling.md."""
 
-from typing import NamedTuple
+import importlib
+import json
+import pathlib
 
-import jax
+from benchmarks import topologies
 
-from dmmd_jax.phases import distill
-
-
-class Target(NamedTuple):
-  """A machine: its devices, and per device FLOP/s in bfloat16, bytes, and bytes a second.
-
-  `link` is what a device can send to others while it receives as much.
-  """
-
-  text: str
-  device: str
-  count: int
-  flops: float
-  memory: float
-  bandwidth: float
-  link: float
+DOCUMENT = pathlib.Path("docs/scaling.md")
+RESULTS = pathlib.Path("docs/results/scaling.json")
 
 
-# As published: cloud.google.com/tpu/docs/v5e and v5p, nvidia.com/en-us/data-center/h100. Of the
-# published rates between chips, 200 and 600 GB/s each way, TPUs count with half: a chip at a corner
-# of a slice without wrap-around links has half of the links.
-TARGETS = {
-  "v5e-16": Target("16 chips, 4x4", "chip", 16, 197e12, 16e9, 819e9, 100e9),
-  "v5p-64": Target(
-    "32 chips of two TensorCores, 2x4x4, each chip one device",
-    "chip",
-    32,
-    459e12,
-    95e9,
-    2765e9,
-    300e9,
-  ),
-  "8xH100": Target("8 GPUs, SXM, NVLink 4", "GPU", 8, 989e12, 80e9, 3350e9, 450e9),
-}
-
-# Values of run.mesh. In each of them one axis has all devices, which take part in every collective.
-MESHES = {"data": (-1, 1, 1), "fsdp": (1, -1, 1)}
-
-# Part of the peak that matrix products and convolutions are taken to reach.
-UTILISATION = 0.5
-
-# Parts of a step's memory that are not held between steps.
-_TEMPORARY = ("gradients", "activations")
-
-
-class Times(NamedTuple):
-  """Seconds that a device needs at least: to multiply, to read and write memory, to send."""
-
-  matrix: float
-  memory: float
-  links: float
-
-  @property
-  def overlapped(self) -> float:
-    return max(self)
-
-  @property
-  def in_turn(self) -> float:
-    """With nothing computed while collectives run."""
-    return max(self.matrix, self.memory) + self.links
-
-
-def times(target: Target, flops: float, bytes: float, sent: float = 0.0) -> Times:
-  return Times(flops / (UTILISATION * target.flops), bytes / target.bandwidth, sent / target.link)
-
-
-def times_of(target: Target, phase: dict) -> Times:
-  """Of a step, in which the optimiser reads and writes state and gradients once."""
-  memory = phase["memory"]
-  state = 2 * memory["parameters"] + memory["Adam's moments"] + memory["average"]
-  sent = sum(sent for _, sent in phase["collectives"].values())
-  return times(target, phase["flops"], phase["bytes"] + 2 * state, sent)
-
-
-def at_most(phase: dict) -> float:
-  """Bytes that the program takes as compiled for a CPU; its gradients are temporary."""
-  held = sum(num for part, num in phase["memory"].items() if part not in _TEMPORARY)
-  return held + phase["temporary"]
-
-
-def best_mesh(target: Target, phases: dict, name: str) -> str:
-  """The fastest, without overlap, of those in which the phase fits."""
-  fit = [mesh for mesh in MESHES if at_most(phases[f"{name}, {mesh}"]) < target.memory]
-  if not fit:
-    raise ValueError(f"{name} does not fit into {target.text}: set {name}.microbatches")
-  return min(fit, key=lambda mesh: times_of(target, phases[f"{name}, {mesh}"]).in_turn)
-
-
-def render(config, path: str, measured: dict[str, dict]) -> str:
-  """The document."""
-  facts = {
-    "config": path,
-    "jax": jax.__version__,
-    "teacher": config.teacher,
-    "distill": config.distill,
-    "updates": distill.updates_per_step(config.distill),
-    "evaluate": config.evaluate,
-    "nfe": min(config.evaluate.teacher_nfe),
-    "utilisation": f"{UTILISATION:.0%}",
-    "images": config.evaluate.num_blocks * config.evaluate.block_size,
-    "teacher_nfe": sum(config.evaluate.teacher_nfe),
-    "student_nfe": sum(config.evaluate.student_nfe),
-    "targets": "\n".join(_of_target(TARGETS[name], name, measured[name]) for name in measured),
-    "cost": _table(
-      ["hours", "teacher", "distillation", "sampling", "sum", "device-hours", "of both halves"],
-      [_cost(config, TARGETS[name], name, measured[name]) for name in measured],
-    ),
-  }
-  return _DOCUMENT.format(**facts)
-
-
-def _of_target(target: Target, name: str, measured: dict) -> str:
-  phases, sampler = measured["phases"], measured["sampler"]
-  found = list(phases.values())
-  spent = [times_of(target, phase) for phase in found]
-  giga = lambda numbers: [f"{x / 1e9:.2f}" if x else "" for x in numbers]
-  milli = lambda numbers: [f"{1e3 * x:.1f}" for x in numbers]
-
-  def sent(phase: dict, kind: str) -> str:
-    count, num_bytes = phase["collectives"].get(kind, (0, 0))
-    return f"{num_bytes / 1e9:.2f} in {count}" if count else ""
-
-  rows = [
-    *([f"{part}, GB", *giga(x["memory"][part] for x in found)] for part in found[0]["memory"]),
-    ["**sum, GB**", *giga(sum(x["memory"].values()) for x in found)],
-    ["**at most, GB**", *giga(at_most(x) for x in found)],
-    ["TFLOP", *(f"{x['flops'] / 1e12:.2f}" for x in found)],
-    ["memory traffic, GB", *giga(x.memory * target.bandwidth for x in spent)],
-    *(
-      [f"{kind}, GB sent in how many", *(sent(x, kind) for x in found)]
-      for kind in sorted({kind for x in found for kind in x["collectives"]})
-    ),
-    ["FLOPs, ms", *milli(x.matrix for x in spent)],
-    ["memory traffic, ms", *milli(x.memory for x in spent)],
-    ["collectives, ms", *milli(x.links for x in spent)],
-    ["**step if they overlap, ms**", *milli(x.overlapped for x in spent)],
-    ["**step if collectives do not, ms**", *milli(x.in_turn for x in spent)],
+def text(row: dict) -> str:
+  """A row for the terminal."""
+  head = f"{row['config']} on {row['topology']}: {row['program']}"
+  compiled = f"compiled in {row['compile_seconds']:.0f} s"
+  held = ", ".join(f"{part} {n / 1e9:.2f}" for part, n in row["held_bytes"].items() if n)
+  if row["peak_bytes"] is None:
+    return f"{head}\n  does not fit: {row['why']}\n  GB held: {held}; {compiled}"
+  fits = "fits" if row["fits"] else "does not fit"
+  lines = [
+    head,
+    f"  {fits}: {row['peak_bytes'] / 1e9:.2f} GB at its peak, of which {held}; {compiled}",
+    f"  largest array with a vocabulary axis: {row['largest_vocabulary_bytes'] / 1e6:.0f} MB",
   ]
-  chosen = {phase: best_mesh(target, phases, phase) for phase in ("teacher", "distill")}
-  of_sampler = sampler["parameters"] + sampler["temporary"]
-  return f"""## {name}: {target.text}
-
-{target.flops / 1e12:.0f} TFLOP/s, {target.memory / 1e9:.0f} GB of memory at \
-{target.bandwidth / 1e9:.0f} GB/s, {target.link / 1e9:.0f} GB/s to the others. \
-Per {target.device} and step:
-
-{_table(["", *phases], rows)}
-
-The fastest mesh in which it fits: `{chosen["teacher"]}` for the teacher, `{chosen["distill"]}` \
-for distillation. The sampler takes at most {of_sampler / 1e9:.2f} GB.
-"""
+  if "seconds" in row:
+    lines += [
+      f"  {milliseconds(row['seconds'])} ms expected, {row['peak_flops_share']:.0%} of the peak,"
+      f" of which {milliseconds(row['uncounted_seconds'])} ms are estimates of our own",
+      *(f"    {milliseconds(x):>8} ms {part}" for part, x in row["parts"].items() if x),
+    ]
+  for x in row.get("operations", ()):
+    where = f"{x['part']}: {x['kind']} {' '.join(x['results'])} {x['name'][-90:]}"
+    lines.append(f"    {milliseconds(x['seconds']):>8} ms in {x['runs']:.0f}, {where}")
+  return "\n".join(lines)
 
 
-def _cost(config, target: Target, name: str, measured: dict) -> list[str]:
-  """A row of the table of costs: the least and the most hours of each part."""
-  phases = measured["phases"]
-  hours = []
-  for phase in ("teacher", "distill"):
-    spent = times_of(target, phases[f"{phase}, {best_mesh(target, phases, phase)}"])
-    hours.append([config[phase].num_steps * x / 3600 for x in (spent.overlapped, spent.in_turn)])
-  sampling = sum(
-    config.evaluate.num_blocks * sum(nfes) * max(times(target, **measured["sampling"][model]))
-    for model, nfes in (
-      ("teacher", config.evaluate.teacher_nfe),
-      ("student", config.evaluate.student_nfe),
-    )
-  )
-  hours.append([sampling / 3600] * 2)
-  total = [sum(bound) for bound in zip(*hours, strict=True)]
-  numbers = [
-    *hours,
-    total,
-    [target.count * x for x in total],
-    [2 * target.count * x for x in total],
+def milliseconds(seconds: float) -> str:
+  return f"{1e3 * seconds:,.1f}" if seconds < 0.1 else f"{1e3 * seconds:,.0f}"
+
+
+def write(rows: list[dict]) -> None:
+  """Writes the rows to docs/results and the document that shows them."""
+  RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+  DOCUMENT.write_text(render(rows), encoding="utf-8")
+
+
+def render(rows: list[dict]) -> str:
+  parts = []
+  for config in dict.fromkeys(row["config"] for row in rows):
+    parts.append(f"## `{config}`")
+    for topology in dict.fromkeys(row["topology"] for row in rows):
+      of_both = [r for r in rows if (r["config"], r["topology"]) == (config, topology)]
+      if of_both:
+        parts += [f"On `{topology}`, per chip:", _table(of_both), _whole(of_both)]
+  return _DOCUMENT.format(jax=rows[0]["jax"], tables="\n\n".join(parts))
+
+
+def _table(rows: list[dict]) -> str:
+  rows = list({row["program"]: row for row in rows}.values())
+  parts = dict.fromkeys(part for row in rows for part, x in row.get("parts", {}).items() if x)
+  giga = lambda n: "" if n is None else f"{n / 1e9:.2f}"
+  share = lambda row: f"{row['peak_flops_share']:.0%}" if "seconds" in row else ""
+  lines = [
+    ["", *(row["program"] for row in rows)],
+    ["---", *["---:"] * len(rows)],
+    ["fits", *("yes" if row["fits"] else "no" for row in rows)],
+    ["memory at its peak, GB", *(giga(row["peak_bytes"]) for row in rows)],
+    ["held between steps, GB", *(giga(sum(row["held_bytes"].values())) for row in rows)],
+    ["TFLOP", *(f"{row['flops'] / 1e12:.2f}" for row in rows)],
+    ["**expected, ms**", *(_milli(row.get("seconds")) for row in rows)],
+    ["share of the peak", *(share(row) for row in rows)],
+    *([f"{part}, ms", *(_milli(row.get("parts", {}).get(part)) for row in rows)] for part in parts),
   ]
-  return [name, *(_span(*bounds) for bounds in numbers)]
-
-
-def _span(low: float, high: float) -> str:
-  digits = 0 if high >= 100 else 1
-  texts = [f"{x:,.{digits}f}" for x in (low, high)]
-  return texts[0] if texts[0] == texts[1] else " to ".join(texts)
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-  lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_DOCUMENT = """# Past this machine
+def _milli(seconds: float | None) -> str:
+  return milliseconds(seconds) if seconds else ""
 
-What `{config}` takes on machines that we do not have: counts and estimates, nothing measured.
-Written by `python -m benchmarks.scaling` with jax {jax}; not to be edited by hand.
 
-**Compiled**, and not run, for as many virtual devices as each machine has: a teacher step (batch
-{teacher.batch_size}), a distillation step ({updates} updates of batch {distill.batch_size}, the
-first of the student, the rest of the auxiliary model), and the teacher's sampler (blocks of
-{evaluate.block_size}, {nfe} NFE). `data` is `run.mesh=(-1,1,1)`, all state on each device; `fsdp`
-is `(1,-1,1)`, state split over all of them.
+def _whole(rows: list[dict]) -> str:
+  """Device-hours of the whole experiment, by the programs that fit."""
+  config = importlib.import_module(_module(rows[0]["config"])).get_config()
+  found = {row["program"]: row["seconds"] for row in rows if row["fits"] and "seconds" in row}
+  distillation = [x for name, x in found.items() if name.startswith("distill")]
+  sampled = [f"sampler of the {name}" for name in ("teacher", "student")]
+  if "teacher" not in found or not distillation or not set(sampled) <= set(found):
+    return "A program of it does not fit: no sum."
+  evaluate = config.evaluate
+  nfe = sum(evaluate.teacher_nfe), sum(evaluate.student_nfe)
+  hours = {
+    "teacher": config.teacher.num_steps * found["teacher"] / 3600,
+    "distillation": config.distill.num_steps * min(distillation) / 3600,
+    "sampling": sum(
+      evaluate.num_blocks * total * found[name] / 2 / 3600
+      for total, name in zip(nfe, sampled, strict=True)
+    ),
+  }
+  count = _count(rows[0]["topology"])
+  told = ", ".join(f"{name} {x:,.1f}" for name, x in hours.items())
+  return (
+    f"The whole of it, in hours: {told}; {count * sum(hours.values()):,.0f} device-hours. (The"
+    f" faster of the distillations, {evaluate.num_blocks * evaluate.block_size:,} samples at each"
+    " NFE.)"
+  )
 
-**Memory.** Parameters, moments, average and the frozen teacher come from the shardings and are
-exact; gradients are one set of parameters; activations are what the forward pass leaves for the
-backward pass, without what one layer needs in between. *At most* is the state and all temporary
-memory of the program as compiled for a CPU, whose compiler fuses less and widens bfloat16.
 
-**FLOPs** are those of matrix products and convolutions, at a device's share of the batch, with what
-remat computes again. They are counted in the jaxpr, as XLA's cost analysis counts the body of a
-loop once. Elementwise work and the optimiser's are left out. **Memory traffic** is the operands and
-results of the same products, as if all else were fused with them, and state and gradients once each
-way.
+def _module(path: str) -> str:
+  return ".".join(pathlib.Path(path).with_suffix("").parts)
 
-**Collectives** are those of the compiled program, in a loop as often as it runs, with what a device
-sends around a ring: 2(n-1)/n of the result of an all-reduce, (n-1)/n of an all-gather's. They are
-float32, as for a CPU; TPUs and GPUs may send bfloat16, and scatter what the CPU reduces everywhere
-in `fsdp`: half the bytes, each.
 
-`fsdp` gathers the parameters anew for every pass over them: it is for networks whose state does not
-fit otherwise.
+def _count(topology: str) -> int:
+  topologies.chip(topology)
+  if topology.endswith("xH100"):
+    return int(topology.split("x")[0])
+  count = 1
+  for side in topology.split(":")[1].split("x"):
+    count *= int(side)
+  return count
 
-{targets}
-## The whole table
 
-{teacher.num_steps:,} teacher steps, {distill.num_steps:,} distillation steps, and {images:,}
-samples at each NFE, of the teacher ({teacher_nfe:,} in all) and of the student ({student_nfe:,}),
-with the fastest mesh: hours if collectives overlap, and if they do not.
+_DOCUMENT = """# On accelerators
 
-{cost}
+What the full-scale programs take on TPUs that we do not have, by the account of the TPU compiler,
+which runs without one. Nothing here is measured. Written with jax {jax} by
 
-The other half of the table, `configs/cifar_dmmd_uniform.py`, has the same network, batches, steps
-and NFE, and costs the same. No prices: those that we found for one device differ severalfold.
+    make plan
+    .venv-plan/bin/python -m benchmarks.scaling
 
-## Assumed
+and not to be edited by hand. For a config, topology and fields of your own, and for a comparison
+of two commits:
 
-- {utilisation} of the peak FLOPs are reached, and all of the bandwidths. A real step is slower by
-  its elementwise work: softmax over 256 values of 3,072 tokens an image, noise, drawing samples.
-- Peaks, bfloat16 without sparsity, are those of [v5e](https://cloud.google.com/tpu/docs/v5e),
-  [v5p](https://cloud.google.com/tpu/docs/v5p) and
-  [H100](https://www.nvidia.com/en-us/data-center/h100). TPUs send at half the published rate: a
-  chip at the corner of a slice without wrap-around links has half of the links.
-- Not counted: reading data, checkpoints, compilation, FID, preemptions, the latency of collectives.
+    .venv-plan/bin/python -m benchmarks.scaling --config=configs/owt_dmmd.py --topology=v5p:2x4x4 \\
+        --program=distill --config.distill.batch_size=512 --against=HEAD~1
 
-## Again
+**Memory** is what the compiled program needs at its peak. *Held between steps* are parameters,
+Adam's moments, the average and the frozen teacher.
 
-    python -m benchmarks.scaling              # this file; some minutes on two cores
-    python -m benchmarks.scaling --network    # what the network takes for an image
+**Time** is the sum of the cycles that the compiler expects of each operation, in a loop as often
+as it runs. It expects none of sorts, kernels of Pallas and collectives: those rows are rooflines of
+our own, of the bytes that they move. Copies that the compiler makes while something else is
+computed are not counted. Such times are good for comparing two versions of a program; a real step
+may be slower or faster.
+
+**FLOPs** are those of matrix products and convolutions at a device's share of the batch, with what
+remat computes again, counted in the jaxpr. The peak is that of bfloat16, as published for
+[v5e](https://cloud.google.com/tpu/docs/v5e), [v5p](https://cloud.google.com/tpu/docs/v5p) and
+[v6e](https://cloud.google.com/tpu/docs/v6e).
+
+A sampler's row is one block of samples in two evaluations. Not counted anywhere: reading data,
+checkpoints, compilation, FID, preemptions, the latency of collectives.
+
+{tables}
 """

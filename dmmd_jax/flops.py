@@ -10,13 +10,17 @@ from jax.interpreters import partial_eval
 
 
 class Work(NamedTuple):
-  """FLOPs of matrix products and convolutions, and bytes of all that they read and write."""
+  """FLOPs of matrix products and convolutions, and bytes of all that they read and write.
+
+  `kernels` are those of the FLOPs that are inside of Pallas kernels.
+  """
 
   flops: float = 0.0
   bytes: float = 0.0
+  kernels: float = 0.0
 
   def plus(self, other: "Work", times: int = 1) -> "Work":
-    return Work(self.flops + times * other.flops, self.bytes + times * other.bytes)
+    return Work(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
 def flops(function: Callable, *abstract_args) -> float:
@@ -54,8 +58,12 @@ def _work(jaxpr: core.Jaxpr) -> Work:
       raise ValueError("a while loop with matrix products: how often it runs is not known")
     if name == "cond":
       inner = [max(inner)]
+    times = params["length"] if name == "scan" else 1
+    if name == "pallas_call":
+      times = math.prod(params["grid_mapping"].grid)
+      inner = [one._replace(kernels=one.flops) for one in inner]
     for one in inner:
-      total = total.plus(one, params["length"] if name == "scan" else 1)
+      total = total.plus(one, times)
   return total
 
 

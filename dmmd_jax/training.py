@@ -64,6 +64,7 @@ class Trainable:
   def create(cls, params, optimizer: optax.GradientTransformation) -> "Trainable":
     return cls(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
+  @jax.named_scope("optimizer")
   def update(self, grads, optimizer: optax.GradientTransformation) -> "Trainable":
     updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
     return Trainable(optax.apply_updates(self.params, updates), opt_state, self.count + 1)
@@ -89,6 +90,7 @@ def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
   )
 
 
+@jax.named_scope("optimizer")
 def average(ema, model: Trainable, decay: float):
   """One step of the exponential moving average of a model's parameters, from its first update on.
 

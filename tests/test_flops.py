@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from dmmd_jax.flops import flops, work
+from dmmd_jax.networks import attention
 
 LAYERS, BATCH, WIDTH = 5, 8, 16
 
@@ -64,3 +65,12 @@ def test_a_loop_of_unknown_length_is_an_error():
 def test_bytes_are_those_of_operands_and_results():
   done = work(jnp.matmul, abstract(4, 8, dtype=jnp.bfloat16), abstract(8, 2))
   assert done.bytes == 2 * (4 * 8) + 4 * (8 * 2) + 4 * (4 * 2)
+
+
+def test_a_kernel_runs_as_often_as_its_grid_says():
+  q = abstract(2, 256, 4, 64)
+  splash = lambda q, k, v: attention.splash(q, k, v, None)
+  found = work(splash, q, q, q)
+  # Scores and their products with values, for two examples and four heads.
+  assert found.kernels == found.flops == 2 * 2 * 4 * 2 * 256 * 256 * 64
+  assert work(lambda q: q @ q, abstract(8, 8)).kernels == 0

@@ -28,6 +28,7 @@ def independent_times(key: jax.Array, batch_size: int) -> jax.Array:
   return jax.random.uniform(key, (batch_size,))
 
 
+@jax.named_scope("vocabulary")
 def cross_entropy(
   process: Process, target: jax.Array, log_x_hat: jax.Array, z_t: jax.Array, t: jax.Array
 ) -> jax.Array:
@@ -36,6 +37,7 @@ def cross_entropy(
   return jnp.where(process.active(z_t), -(target * log_x_hat).sum(-1), 0.0)
 
 
+@jax.named_scope("vocabulary")
 def squared_error(
   process: Process, target: jax.Array, log_x_hat: jax.Array, z_t: jax.Array, t: jax.Array
 ) -> jax.Array:
@@ -46,6 +48,7 @@ def squared_error(
   return jnp.where(process.active(z_t), error, 0.0)
 
 
+@jax.named_scope("vocabulary")
 def bound(
   process: Process, target: jax.Array, log_x_hat: jax.Array, z_t: jax.Array, t: jax.Array
 ) -> jax.Array:
@@ -85,6 +88,7 @@ def _reverse_log_rates(
   return jnp.log(jnp.maximum(expand(speed, x), 1e-30)) + jnp.log(pi) + tilt, tilt
 
 
+@jax.named_scope("vocabulary")
 def discrete_bound(
   process: Process,
   target: jax.Array,

@@ -9,7 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dmmd_jax.networks.attention import attend
 from dmmd_jax.networks.weights import WeightsError, check_finite
 
 
@@ -51,7 +53,8 @@ class _Layer(nn.Module):
     normed = nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_1")(h)
     qkv = nn.Dense(3 * c.n_embd, name="attn_c_attn")(normed)
     heads = qkv.reshape(*h.shape[:2], 3, c.n_head, c.n_embd // c.n_head)
-    attended = jax.nn.dot_product_attention(*jnp.moveaxis(heads, 2, 0), is_causal=True)
+    causal = np.tri(h.shape[1], dtype=bool)
+    attended = attend(*jnp.moveaxis(heads, 2, 0), causal)
     h += nn.Dense(c.n_embd, name="attn_c_proj")(attended.reshape(h.shape))
     normed = nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_2")(h)
     hidden = nn.gelu(nn.Dense(4 * c.n_embd, name="mlp_c_fc")(normed), approximate=True)

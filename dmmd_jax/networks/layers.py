@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dmmd_jax.networks.attention import attend
+
 # A table look-up is a matrix product up to this many states: its gradient, a scatter, is slow.
 _ONE_HOT_STATES = 1024
 
@@ -59,7 +61,7 @@ def stack(c: NetworkConfig, training: bool, name: str, block: int = 0, conv: int
   """Layers under one `lax.scan`: `(h, time, angles, mask, cache, first) -> (h, cache)`.
 
   `h` `[B, positions, width]`; `time` `[B, T, width]` for `T` evenly shared times; `angles` of
-  rotary positions or None; `mask` bool, broadcast against `[B, heads, queries, keys]`, or None;
+  rotary positions or None; `mask` bool `[queries, keys]` or None, as `attend` has it;
   `first` is the place of the first position in the cache. Before attention `conv` neighbours are
   mixed, within blocks of `block` positions.
   """
@@ -108,7 +110,7 @@ class _Layer(nn.Module):
       k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, first, 1)
       v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, first, 1)
       cache = Cache(k, v)
-    attended = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(b, length, c.width)
+    attended = attend(q, k, v, mask).reshape(b, length, c.width)
     attended = dense(c.width, ("heads", "embed"), c.dtype, name="attended")(attended)
     attended = checkpoint_name(attended, "narrow")
     h += _per_position(gate1, length) * self._drop(attended)

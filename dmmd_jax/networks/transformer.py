@@ -9,6 +9,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmmd_jax.networks import layers
 from dmmd_jax.networks.layers import Cache, NetworkConfig, dense, partitioned
@@ -157,18 +158,12 @@ class Transformer(nn.Module):
 
 def _attention_mask(
   c: TransformerConfig, length: int, first: jax.Array | int, with_context: bool, cached: bool
-) -> jax.Array | None:
-  """Which positions see which, bool `[1, 1, queries, keys]`; None where all see all."""
+) -> np.ndarray | jax.Array | None:
+  """Which positions see which, bool `[queries, keys]`; None where all see all."""
   if cached:
-    return jnp.broadcast_to(
-      jnp.arange(c.num_patches) < first + length, (1, 1, length, c.num_patches)
-    )
-  block = jnp.arange(length) // c.block_patches
+    return jnp.broadcast_to(jnp.arange(c.num_patches) < first + length, (length, c.num_patches))
+  block = np.arange(length) // c.block_patches
   earlier, same = block[:, None] > block, block[:, None] == block
   if with_context:
-    mask = jnp.block([[same, earlier], [jnp.zeros_like(same), earlier | same]])
-  elif c.block_patches < length:
-    mask = earlier | same
-  else:
-    return None
-  return mask[None, None]
+    return np.block([[same, earlier], [np.zeros_like(same), earlier | same]])
+  return earlier | same if c.block_patches < length else None

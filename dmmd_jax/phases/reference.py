@@ -141,10 +141,14 @@ def load_trained(source: Source, dataset, mesh: jax.sharding.Mesh) -> LanguageMo
 def load_gpt2(folder: str) -> LanguageModel:
   """GPT-2 as a reference; its first token has nothing before it and is not counted."""
   module, params = gpt2.load(folder)
-
-  def nll(params, x):
-    logits = module.apply({"params": params}, x[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
-
   c = module.config
+  nll = functools.partial(gpt2_nll, module)
   return LanguageModel(nll, params, c.vocab_size, c.n_positions + 1)
+
+
+def gpt2_nll(module: gpt2.GPT2, params: Any, x: jax.Array) -> jax.Array:
+  """Nats of each of tokens `[B, D]` but the first, given those before it, `[B, D - 1]`."""
+  # Where it knows so many positions of all tokens: a multiple of 128 suits the attention of a TPU.
+  given = x[:, : module.config.n_positions]
+  logits = module.apply({"params": params}, given)[:, : x.shape[1] - 1]
+  return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])

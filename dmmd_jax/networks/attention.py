@@ -1,0 +1,92 @@
+"""Attention, by a kernel that keeps its scores in fast memory where there is one for the device."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+# Queries and keys that a TPU's kernel works on at a time, and what their numbers must be multiples
+# of.
+_BLOCK, _TILE = 512, 128
+
+
+def attend(
+  q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | jax.Array | None = None
+) -> jax.Array:
+  """Softmax attention of queries `[B, Q, heads, features]` over keys and values `[B, K, ...]`.
+
+  `mask` says which keys a query sees: bool `[Q, K]`, broadcast against `[B, heads, Q, K]`, or None
+  for all. On a TPU, within `parallel.use`, one that is known before the program runs (a numpy
+  array, or None) goes to splash attention, for which blocks that nobody sees cost nothing.
+  """
+  with jax.named_scope("attention"):
+    if _platform() == "tpu" and _suits_splash(q, k, mask):
+      return _sharded_splash(q, k, v, mask)
+    return jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[None, None])
+
+
+def _platform() -> str | None:
+  """Of the devices of the mesh in use, which need not be those of this machine."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device and device.platform
+
+
+def _suits_splash(q: jax.Array, k: jax.Array, mask) -> bool:
+  sizes = jax.sharding.get_abstract_mesh().shape
+  divides = all(
+    length % math.prod(sizes[name] for name in _names(axis)) == 0
+    for length, axis in zip(q.shape, _spec(), strict=True)
+  )
+  known = mask is None or isinstance(mask, np.ndarray)
+  return known and divides and q.shape[1] % _TILE == 0 and k.shape[1] % _TILE == 0
+
+
+def _spec() -> jax.sharding.PartitionSpec:
+  return nn.logical_to_mesh_axes(("batch", None, "heads", None))
+
+
+def _names(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  return () if axis is None else (axis,) if isinstance(axis, str) else axis
+
+
+def _sharded_splash(q: jax.Array, k: jax.Array, v: jax.Array, mask) -> jax.Array:
+  """Each device attends for its own examples and heads."""
+  spec = _spec()
+  local = functools.partial(splash, mask=mask)
+  return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+
+
+def splash(
+  q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | None, interpret: bool = False
+) -> jax.Array:
+  """`attend` by jax's splash attention; `interpret` runs it on a CPU."""
+  # Imported late: it takes a second, and only TPUs need it.
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  lengths = q.shape[1], k.shape[1]
+  of_head = masks.FullMask(lengths) if mask is None else masks.NumpyMask(mask)
+  queries, keys = (_block(length) for length in lengths)
+  kernel = kernels.make_splash_mha(
+    masks.MultiHeadMask([of_head] * q.shape[2]),
+    block_sizes=kernels.BlockSizes(
+      block_q=queries,
+      block_kv=keys,
+      block_q_dkv=queries,
+      block_kv_dkv=keys,
+      use_fused_bwd_kernel=True,
+    ),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+  q = q * q.shape[-1] ** -0.5
+  heads_first = (x.swapaxes(1, 2) for x in (q, k, v))
+  return jax.vmap(kernel)(*heads_first).swapaxes(1, 2)
+
+
+def _block(length: int) -> int:
+  """The largest multiple of a tile up to `_BLOCK` that divides a length."""
+  return max(size for size in range(_TILE, _BLOCK + 1, _TILE) if length % size == 0)

@@ -1,0 +1,63 @@
+"""Splash attention beside the plain one, and where it is taken."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from dmmd_jax import parallel
+from dmmd_jax.networks import attention
+
+
+def arrays(shape=(2, 256, 2, 64)):
+  return tuple(jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3))
+
+
+def blocks_with_context(length, block):
+  """The mask of block diffusion: noisy blocks see themselves and clean blocks before them."""
+  number = np.arange(length // 2) // block
+  earlier, same = number[:, None] > number, number[:, None] == number
+  return np.block([[same, earlier], [np.zeros_like(same), earlier | same]])
+
+
+@pytest.mark.parametrize(
+  "mask",
+  [None, np.tri(256, dtype=bool), blocks_with_context(256, 32)],
+  ids=["all", "causal", "blocks"],
+)
+def test_values_and_gradients_of_splash_attention(mask):
+  def value(attend):
+    return lambda q, k, v: jnp.square(jnp.sin(attend(q, k, v, mask))).sum()
+
+  splash = lambda *args: attention.splash(*args, interpret=True)
+  found, expected = (
+    jax.value_and_grad(value(attend), (0, 1, 2))(*arrays()) for attend in (splash, attention.attend)
+  )
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+
+
+def primitives(mask=None, length=256, platform="tpu", batch=8, traced=False):
+  """Names of what `attend` runs within a mesh of devices that are not here."""
+  device = jax.sharding.AbstractDevice("TPU v5 lite", 1, platform)
+  mesh = AbstractMesh(
+    (4, 1, 2), parallel.AXES, (jax.sharding.AxisType.Auto,) * 3, abstract_device=device
+  )
+  with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(parallel.RULES):
+    if traced:
+      return str(jax.make_jaxpr(attention.attend)(*arrays((batch, length, 2, 64)), mask))
+    attend = lambda q, k, v: attention.attend(q, k, v, mask)
+    return str(jax.make_jaxpr(attend)(*arrays((batch, length, 2, 64))))
+
+
+def test_a_tpu_attends_by_its_kernel_where_it_can():
+  assert "pallas_call" in primitives() and "shard_map" in primitives()
+  assert "pallas_call" in primitives(np.tri(256, dtype=bool))
+  assert "pallas_call" not in primitives(platform="cpu")
+  assert "pallas_call" not in primitives(length=250)
+  assert "pallas_call" not in primitives(batch=6)  # examples that four devices cannot share
+  assert "pallas_call" not in primitives(np.tri(256, dtype=bool), traced=True)
+  outside = str(jax.make_jaxpr(attention.attend)(*arrays()))
+  assert "pallas_call" not in outside
