@@ -30,10 +30,10 @@ def test_the_byte_pairs_of_gpt2_need_no_tokenizer():
   assert dataset.shape == (1024,) and dataset.num_categories == 50257
 
 
-@pytest.mark.parametrize("name", ["text_dmmd", "cifar_dmmd"])
-def test_every_program_of_a_config_has_shapes_that_fit_it(name, mesh):
+@pytest.mark.parametrize(("name", "num"), [("text_dmmd", 5), ("cifar_dmmd", 1)])
+def test_every_program_of_a_config_has_shapes_that_fit_it(name, num, mesh):
   config = load(name)
-  for program_name in programs.names(config):
+  for program_name in programs.names(config)[:num]:
     program = programs.make(program_name, config, mesh)
     with parallel.use(mesh):
       result = jax.eval_shape(program.function, *program.arguments)
