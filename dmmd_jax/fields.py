@@ -261,8 +261,10 @@ FIELDS: dict[str, Field] = {
   ),
   **_section(
     "evaluate",
-    teacher_nfe=Field(_NFE, "Network evaluations in which the teacher samples."),
-    student_nfe=Field(_NFE, "The same of the student."),
+    teacher_nfe=Field(
+      _NFE, "Numbers of steps in which the teacher samples; under guidance each is two evaluations."
+    ),
+    student_nfe=Field(_NFE, "Numbers of steps in which the student samples."),
     num_blocks=Field(Whole(1, 2**20), "Blocks of samples; they give the errors."),
     block_size=Field(
       Whole(0, 2**20), "Samples of a block; 0 is as many as the held-out split has."
