@@ -20,6 +20,7 @@ _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _NAME = re.compile(r'op_name="([^"]*)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)[a-z\d]*\[([\d,]*)\](\{[^}]*\})?")
 # Custom calls that only say something to the compiler.
@@ -68,12 +69,21 @@ def operations(hlo: str) -> list[Operation]:
     for found in map(_OPERATION.match, lines)
     if found
   }
-  return [
-    _operation(computations, shapes, name, found, line, runs)
-    for name, runs in _runs(computations, entry).items()
-    for line in computations[name]
-    if (found := _OPERATION.match(line)) and not _is_idle(found[3], line)
-  ]
+  found = []
+  for name, runs in _runs(computations, entry).items():
+    fused = {}  # collectives by channel: a chain of fusions does one, beside other work
+    for line in computations[name]:
+      operation = _OPERATION.match(line)
+      if not operation or _is_idle(operation[3], line):
+        continue
+      found.append(_operation(computations, shapes, name, operation, line, runs))
+      inside = _FUSED.search(line)
+      for part in computations[inside[1]] if inside else ():
+        hidden, channel = _OPERATION.match(part), _CHANNEL.search(part)
+        if hidden and channel and hidden[3].removesuffix("-start") in COLLECTIVES:
+          fused[channel[1]] = _operation(computations, shapes, inside[1], hidden, part, runs)
+    found += fused.values()
+  return found
 
 
 def arrays(hlo_type: str) -> tuple[Array, ...]:
@@ -168,13 +178,16 @@ def _operation(computations, shapes, computation, found, line, runs) -> Operatio
   )
   operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
   name, cycles = _NAME.search(line), _CYCLES.search(line)
+  read = tuple(x for operand in operands for x in arrays(shapes.get((computation, operand), "")))
+  written = arrays(result)
   return Operation(
     kind.removesuffix("-start"),
     name[1] if name else "",
     runs,
     int(cycles[1]) if cycles else None,
     inside,
-    tuple(x for operand in operands for x in arrays(shapes.get((computation, operand), ""))),
-    arrays(result),
+    read,
+    # An asynchronous one shows what it reads before what it writes.
+    written[len(read) :] if kind in ("all-gather-start", "collective-permute-start") else written,
     line,
   )

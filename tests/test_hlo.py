@@ -104,3 +104,32 @@ def test_a_sort_moves_its_arrays_once_a_stage():
   text = f"ENTRY %main (x: f32[8]) -> f32[8] {{\n{line}\n}}\n"
   (operation,) = hlo.operations(text)
   assert 2 * hlo.sorted_bytes(operation) == pytest.approx(326e9, rel=0.15)
+
+
+CHAIN = """%first (p: f32[8]) -> f32[32] {
+  %p = f32[8]{0} parameter(0)
+  %g = f32[32]{0} all-gather(%p), channel_id=7, dimensions={0}
+}
+
+%second (p: f32[8]) -> f32[32] {
+  %p = f32[8]{0} parameter(0)
+  %g = f32[32]{0} all-gather(%p), channel_id=7, dimensions={0}
+  %h = f32[32]{0} all-gather(%p), channel_id=9, dimensions={0}
+}
+
+ENTRY %main (x: f32[8]) -> f32[32] {
+  %x = f32[8]{0} parameter(0)
+  %a = f32[32]{0} fusion(%x), kind=kCustom, calls=%first, backend_config={"estimated_cycles":"5"}
+  %b = f32[32]{0} fusion(%x), kind=kCustom, calls=%second, backend_config={"estimated_cycles":"5"}
+  %s = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), channel_id=11, dimensions={0}
+  %d = f32[32]{0} all-gather-done(%s)
+}
+"""
+
+
+def test_collectives_that_are_fused_with_other_work_count_once_a_channel():
+  found = hlo.operations(CHAIN)
+  gathers = [x for x in found if x.kind == "all-gather"]
+  assert len(gathers) == 3 and len(found) == 5
+  # What is asynchronous shows its operand among its results.
+  assert {sum(array.num_bytes for array in x.results) for x in gathers} == {128}
