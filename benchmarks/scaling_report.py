@@ -85,8 +85,10 @@ def _whole(rows: list[dict]) -> str:
   found = {row["program"]: row["seconds"] for row in rows if row["fits"] and "seconds" in row}
   distillation = [x for name, x in found.items() if name.startswith("distill")]
   sampled = [f"sampler of the {name}" for name in ("teacher", "student")]
-  if "teacher" not in found or not distillation or not set(sampled) <= set(found):
+  if not all(row["fits"] for row in rows):
     return "A program of it does not fit: no sum."
+  if "teacher" not in found or not distillation or not set(sampled) <= set(found):
+    return "No sum of the whole of it: not all of its programs were compiled."
   evaluate = config.evaluate
   nfe = sum(evaluate.teacher_nfe), sum(evaluate.student_nfe)
   hours = {
@@ -150,6 +152,8 @@ remat computes again, counted in the jaxpr. The peak is that of bfloat16, as pub
 
 A sampler's row is one block of samples in two evaluations. Not counted anywhere: reading data,
 checkpoints, compilation, FID, preemptions, the latency of collectives.
+`configs/cifar_dmmd_uniform.py` has the network, batches and steps of `configs/cifar_dmmd.py`, and
+costs the same.
 
 {tables}
 """

@@ -7,8 +7,8 @@ Expected, FID of 50,000 samples to the training split (the paper's numbers; not 
     masked D-MMD   22.3  12.7   5.3   3.8   3.5
 
 The network has 144.4 M parameters. One image costs 62.7 GFLOP forward and 248.5 for a gradient
-(188.0 without remat), for which the forward pass leaves 23 MB (406 MB without remat): `python -m
-benchmarks.scaling --network`. docs/scaling.md has memory and time on TPUs and GPUs.
+(188.0 without remat), for which the forward pass leaves 23 MB (406 MB without remat).
+docs/scaling.md has memory and expected time on TPUs.
 `--config.preset=smoke` runs all of it on made images in minutes on a CPU.
 """
 

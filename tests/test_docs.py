@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -75,6 +76,7 @@ def home(tmp_path, monkeypatch):
   (tmp_path / "images").mkdir()
   for i in range(2):
     Image.new("L", (28, 28), i).save(tmp_path / "images" / f"{i}.png")
+  np.savez(tmp_path / "mnist.npz", train=np.zeros((20, 28, 28), np.uint8))
   monkeypatch.setenv("HOME", str(tmp_path))
 
 
