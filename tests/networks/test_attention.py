@@ -39,7 +39,7 @@ def test_values_and_gradients_of_splash_attention(mask):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
 
 
-def primitives(mask=None, length=256, platform="tpu", batch=8, traced=False):
+def primitives(mask=None, length=512, platform="tpu", batch=8, traced=False):
   """Names of what `attend` runs within a mesh of devices that are not here."""
   device = jax.sharding.AbstractDevice("TPU v5 lite", 1, platform)
   mesh = AbstractMesh(
@@ -54,10 +54,11 @@ def primitives(mask=None, length=256, platform="tpu", batch=8, traced=False):
 
 def test_a_tpu_attends_by_its_kernel_where_it_can():
   assert "pallas_call" in primitives() and "shard_map" in primitives()
-  assert "pallas_call" in primitives(np.tri(256, dtype=bool))
+  assert "pallas_call" in primitives(np.tri(512, dtype=bool))
   assert "pallas_call" not in primitives(platform="cpu")
-  assert "pallas_call" not in primitives(length=250)
+  assert "pallas_call" not in primitives(length=500)
+  assert "pallas_call" not in primitives(length=256)  # where it would not pay
   assert "pallas_call" not in primitives(batch=6)  # examples that four devices cannot share
-  assert "pallas_call" not in primitives(np.tri(256, dtype=bool), traced=True)
-  outside = str(jax.make_jaxpr(attention.attend)(*arrays()))
+  assert "pallas_call" not in primitives(np.tri(512, dtype=bool), traced=True)
+  outside = str(jax.make_jaxpr(attention.attend)(*arrays((8, 512, 2, 64))))
   assert "pallas_call" not in outside
