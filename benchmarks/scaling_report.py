@@ -72,7 +72,8 @@ def _table(rows: list[dict]) -> str:
     ["share of the peak", *(share(row) for row in rows)],
     *([f"{part}, ms", *(_milli(row.get("parts", {}).get(part)) for row in rows)] for part in parts),
   ]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  notes = dict.fromkeys(row["note"] for row in rows if "note" in row)
+  return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{x}" for x in notes)])
 
 
 def _milli(seconds: float | None) -> str:

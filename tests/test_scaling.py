@@ -74,6 +74,8 @@ def test_what_does_not_fit_is_a_row_and_no_sum():
   assert "| fits | yes | no | yes | yes |" in text
   assert "no sum" in text
   assert "does not fit: Used 20G" in scaling_report.text(rows[1])
+  noted = scaling_report.render([row("teacher") | {"note": "Of an older commit."}])
+  assert "|\n\nOf an older commit." in noted
 
 
 def test_the_results_of_the_document_are_those_in_the_repository():
