@@ -60,8 +60,8 @@ fuzz: $(VENV)/ready  ## 500 wrong configs, wrong files and damaged workdirs; a q
 kills: $(VENV)/ready  ## kill runs of all phases at 100 random moments; half an hour
 	$(RUN) tests.kills --kills=100 --seed=0
 
-clean:  ## remove the virtual environment; runs/ stays
-	rm -rf $(VENV)
+clean:  ## remove the virtual environments; runs/ stays
+	rm -rf $(VENV) .venv-plan
 
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
