@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV := .venv
+EXTRAS := test
 RUN := $(VENV)/bin/python -m
 # The versions that the tests passed with; setuptools warns of any editable install.
 INSTALL := $(VENV)/bin/python -W ignore::UserWarning -m pip install --quiet \
@@ -46,9 +47,7 @@ peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) a
 	$(RUN) benchmarks.mmd
 
 plan:  ## install the TPU compiler beside jax, in .venv-plan, for benchmarks.scaling
-	$(PYTHON) -m venv .venv-plan
-	.venv-plan/bin/python -W ignore::UserWarning -m pip install --quiet \
-	  --constraint constraints.txt --build-constraint constraints.txt --editable '.[test,plan]'
+	$(MAKE) VENV=.venv-plan EXTRAS=test,plan .venv-plan/ready
 
 mutants: $(VENV)/ready  ## how many of 200 mistakes made on purpose the tests see; an hour
 	$(INSTALL) --editable '.[mutants]'
@@ -66,5 +65,5 @@ clean:  ## remove the virtual environments; runs/ stays
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
-	$(INSTALL) --build-constraint constraints.txt --editable '.[test]'
+	$(INSTALL) --build-constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
