@@ -76,8 +76,8 @@ def seconds_of(operation: hlo.Operation, chip: Chip, devices: int) -> float:
     return hlo.sent_bytes(operation.kind, result, devices) / chip.link
   if operation.kind == "sort":
     return hlo.sorted_bytes(operation) / chip.bandwidth
-  if operation.kind in ("copy", "slice"):
-    return 0.0  # asynchronous: on its way while something else is computed
+  if f"{operation.kind}-start(" in operation.text:
+    return 0.0  # a copy on its way while something else is computed
   arrays = (*operation.operands, *operation.results)
   return sum(x.num_bytes for x in arrays if x.in_memory) / chip.bandwidth
 

@@ -55,10 +55,6 @@ class Operation(NamedTuple):
   results: tuple[Array, ...]
   text: str
 
-  @property
-  def num_bytes(self) -> int:
-    return sum(array.num_bytes for array in (*self.operands, *self.results))
-
 
 def operations(hlo: str) -> list[Operation]:
   """All that a program runs; ValueError where a loop's length is not known."""

@@ -142,9 +142,9 @@ Adam's moments, the average and the frozen teacher.
 
 **Time** is the sum of the cycles that the compiler expects of each operation, in a loop as often
 as it runs. It expects none of sorts, kernels of Pallas and collectives: those rows are rooflines of
-our own, of the bytes that they move. Copies that the compiler makes while something else is
-computed are not counted. Such times are good for comparing two versions of a program; a real step
-may be slower or faster.
+our own, of the bytes that they move and, for kernels, of their FLOPs at the peak. Copies that the
+compiler makes while something else is computed are not counted. Such times are good for comparing
+two versions of a program; a real step may be slower or faster.
 
 **FLOPs** are those of matrix products and convolutions at a device's share of the batch, with what
 remat computes again, counted in the jaxpr. The peak is that of bfloat16, as published for

@@ -2,7 +2,7 @@ import os
 import signal
 
 # Programs here are small: to compile them quickly is worth more than that they run fast. The last
-# two save a third of the time of the tests, measured with jaxlib 0.10.2.
+# two save a quarter of the time of the tests, measured with jaxlib 0.10.2.
 QUICK = (
   "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
   " --xla_cpu_parallel_codegen_split_count=1"
