@@ -49,8 +49,10 @@ def largest(step):
 
 
 def flip(path):
+  """Sixteen bytes: of a compressed file a single one, in the head of a block, may say nothing."""
   content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
+  middle = len(content) // 2
+  content[middle : middle + 16] = [byte ^ 255 for byte in content[middle : middle + 16]]
   path.write_bytes(content)
 
 
