@@ -213,4 +213,4 @@ class Marginal(Process):
     return probs / probs.sum()
 
   def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.categorical(key, jnp.log(self.stationary()), shape=shape).astype(jnp.int32)
+    return jax.random.choice(key, self.num_categories, shape, p=self.stationary())

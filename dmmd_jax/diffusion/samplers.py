@@ -1,17 +1,18 @@
 """Ancestral sampling, with temperature and top-p."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
 from dmmd_jax.diffusion.processes import Process
+from dmmd_jax.positions import Deferred, map_positions
 
 # predict(z_t, t, key) -> log E[x | z_t], float32 [B, ..., K]
-Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Predict = Callable[[jax.Array, jax.Array, jax.Array], jax.Array | Deferred]
 
 
 class Samples(NamedTuple):
@@ -23,54 +24,6 @@ class Samples(NamedTuple):
   tokens: jax.Array
   entropy: jax.Array
   path: jax.Array | None = None
-
-
-@jax.named_scope("vocabulary")
-def truncate(
-  log_probs: jax.Array, temperature: float = 1.0, top_p: float = 1.0, penalty: float = math.inf
-) -> jax.Array:
-  """Tempers and truncates log-probabilities `[..., K]`; returns normalised log-probabilities.
-
-  Top-p keeps the likeliest categories until their mass reaches `top_p`, at least one, and all that
-  are as likely as the last of them; the others lose `penalty` nats. Sampling takes infinity; a
-  teacher to distil takes a finite constant, since the loss would diverge on excluded categories
-  (D-MMD, section 3.3).
-  """
-  if temperature != 1.0:
-    log_probs = jax.nn.log_softmax(log_probs / temperature)
-  if top_p < 1.0:
-    probs = jnp.exp(jax.lax.stop_gradient(log_probs))
-    kept = probs >= smallest_kept(probs, top_p)
-    log_probs = jax.nn.log_softmax(jnp.where(kept, log_probs, log_probs - penalty))
-  return log_probs
-
-
-def smallest_kept(probs: jax.Array, top_p: float) -> jax.Array:
-  """The smallest of probabilities float32 `[..., K]` that top-p keeps, `[..., 1]`.
-
-  That is the least number above which there is less mass than `top_p`, found by bisection over all
-  floats from 0 to 2, whose order is that of their bits: a sort of a large vocabulary would take
-  more time on a TPU than all else together.
-  """
-
-  def bisect(_, bounds):
-    low, high = bounds
-    middle = low + (high - low) // 2
-    threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)
-    above = jnp.where(probs > threshold, probs, 0.0).sum(-1, keepdims=True)
-    return jnp.where(above < top_p, low, middle + 1), jnp.where(above < top_p, middle, high)
-
-  two = jax.lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32)
-  low = jnp.zeros_like(probs[..., :1], jnp.int32)
-  _, found = jax.lax.fori_loop(0, 31, bisect, (low, jnp.full_like(low, two)))
-  return jax.lax.bitcast_convert_type(found, jnp.float32)
-
-
-@jax.named_scope("vocabulary")
-def mean_entropy(log_probs: jax.Array, active: jax.Array) -> jax.Array:
-  """Mean entropy in nats of `log_probs` `[..., K]` over the positions where `active` `[...]`."""
-  entropy = -(jnp.exp(log_probs) * jnp.maximum(log_probs, -1e4)).sum(-1)
-  return jnp.where(active, entropy, 0.0).sum() / jnp.maximum(active.sum(), 1)
 
 
 def ancestral_sample(
@@ -105,16 +58,16 @@ def finish_sample(
   with_path: bool = False,
 ) -> Samples:
   """Ancestral sampling from `z` int `[B, ...]` at times `t_start` `[B]` down to 0."""
+  draw_position = functools.partial(_draw, temperature=temperature, top_p=top_p)
 
   def step(z_t, i):
     t = t_start * (nfe - i) / nfe
     s = t_start * (nfe - i - 1) / nfe
     predict_key, x_key, z_key = jax.random.split(jax.random.fold_in(key, i), 3)
-    log_x = truncate(predict(z_t, t, predict_key), temperature, top_p)
-    x = jax.random.categorical(x_key, log_x).astype(jnp.int32)
-    entropy = mean_entropy(log_x, process.active(z_t))
+    log_x = predict(z_t, t, predict_key)
+    x, entropies = map_positions(draw_position, log_x, uniforms(x_key, z_t.shape))
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
-    return z_s, (entropy, z_s if with_path else None)
+    return z_s, (mean_where(entropies, process.active(z_t)), z_s if with_path else None)
 
   z_0, (entropies, states) = jax.lax.scan(step, z, jnp.arange(nfe))
   path = jnp.concatenate([z[None], states]) if with_path else None
@@ -188,10 +141,18 @@ def sample_autoregressively(
   def step(carry, i):
     memory, previous = carry
     log_probs, memory = predict(memory, i, previous)
-    log_probs = truncate(log_probs, temperature, top_p)
-    token = jax.random.categorical(jax.random.fold_in(key, i), log_probs).astype(jnp.int32)
-    return (memory, token), (token, mean_entropy(log_probs, jnp.ones(token.shape, bool)))
+    u = uniforms(jax.random.fold_in(key, i), shape[:1])
+    token, entropies = _draw(log_probs, u, temperature, top_p)
+    return (memory, token), (token, entropies.mean())
 
   start = memory, jnp.full(shape[:1], -1, jnp.int32)
   _, (tokens, entropies) = jax.lax.scan(step, start, jnp.arange(shape[1]))
   return Samples(tokens.T, entropies.mean())
+
+
+def _draw(
+  log_probs: jax.Array, u: jax.Array, temperature: float, top_p: float
+) -> tuple[jax.Array, jax.Array]:
+  """Tokens of log-probabilities `[..., K]` as `draw` has them, and the entropies drawn from."""
+  log_probs = truncate(log_probs, temperature, top_p)
+  return draw(log_probs, u), entropy(log_probs)

@@ -10,6 +10,7 @@ where `x` is the student's output and all predictions are made at `z_s`, a partl
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
+from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
 from dmmd_jax.diffusion.processes import Masked, Process, expand, spread
-from dmmd_jax.diffusion.samplers import mean_entropy, truncate
+from dmmd_jax.positions import Deferred, map_positions
 
 DIFFUSION_LOSSES = {
   "cross_entropy": losses.cross_entropy,
@@ -64,11 +66,14 @@ class DMMD:
 
 
 class Networks(NamedTuple):
-  """The three networks as functions that return log-probabilities float32 `[B, ..., K]`."""
+  """The three networks as functions that return log-probabilities float32 `[B, ..., K]`.
 
-  teacher: Callable[[jax.Array, jax.Array], jax.Array]  # (z, t)
-  student: Callable[[object, jax.Array, jax.Array, jax.Array], jax.Array]  # (eta, z, t, key)
-  auxiliary: Callable[[object, jax.Array, jax.Array], jax.Array]  # (phi, z, t)
+  These may be deferred.
+  """
+
+  teacher: Callable[[jax.Array, jax.Array], jax.Array | Deferred]  # (z, t)
+  student: Callable[[object, jax.Array, jax.Array, jax.Array], jax.Array | Deferred]  # eta, z, …
+  auxiliary: Callable[[object, jax.Array, jax.Array], jax.Array | Deferred]  # (phi, z, t)
 
 
 class Rollout(NamedTuple):
@@ -80,8 +85,8 @@ class Rollout(NamedTuple):
 
   z_t: jax.Array
   t: jax.Array
-  log_p: jax.Array
-  log_mean: jax.Array
+  log_p: jax.Array | Deferred
+  log_mean: jax.Array | Deferred
   x: jax.Array
   z_s: jax.Array
   s: jax.Array
@@ -102,8 +107,8 @@ def corrupt(
 
 
 def laws(
-  method: DMMD, log_x_hat: jax.Array, z_t: jax.Array, t: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+  method: DMMD, log_x_hat: jax.Array | Deferred, z_t: jax.Array, t: jax.Array
+) -> tuple[jax.Array | Deferred, jax.Array | Deferred]:
   """`log_p` and `log_mean` of a rollout, from the student's prediction `[B, ..., K]` at `z_t`.
 
   `log_mean` is the law that `x` is drawn from. `log_p` is the soft target of the losses at `z_s`.
@@ -115,7 +120,7 @@ def laws(
   # A network may say anything of visible tokens; only renoised from scratch do they take part.
   visible = method.renoise == "forward" and isinstance(method.process, Masked)
   if visible or method.prediction == "leave_one_out":
-    log_mean = method.process.to_mean(log_x_hat, z_t, t)
+    log_mean = Deferred(method.process.to_mean, (log_x_hat, z_t, t))
   return (log_mean if method.renoise == "forward" else log_x_hat), log_mean
 
 
@@ -137,7 +142,7 @@ def rollout(
   start = corrupt(method, x_data, corrupt_key)
   z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
   log_p, log_mean = laws(method, student(eta, z_t, t, noise_key), z_t, t)
-  x = jax.random.categorical(x_key, jax.lax.stop_gradient(log_mean)).astype(jnp.int32)
+  x = map_positions(draw, log_mean, uniforms(x_key, z_t.shape))
   if method.renoise == "forward":
     z_s = process.corrupt(z_key, x, s)
   else:
@@ -154,31 +159,53 @@ def dmmd_losses(
   in `eta` (through the rollout) only, the second in `phi` only: differentiate one of them for an
   alternating update, or their sum for a joint one.
   """
-  log_theta = jax.lax.stop_gradient(networks.teacher(r.z_s, r.s))
-  log_theta = truncate(log_theta, method.temperature, method.top_p, method.top_p_penalty)
-  log_phi = networks.auxiliary(phi, r.z_s, r.s)
+  of_position = functools.partial(_losses_of_position, method)
+  predictions = networks.teacher(r.z_s, r.s), networks.auxiliary(phi, r.z_s, r.s)
+  generator, to_student, to_teacher, entropies, gap = map_positions(
+    of_position, *predictions, r.log_p, r.log_mean, r.x, r.z_s, r.s
+  )
   weight = expand(WEIGHTS[method.weight](method.process, r.s), r.z_s)
+  generator_loss = (weight * generator).mean()
+  auxiliary_loss = (weight * (to_student + method.teacher_weight * to_teacher)).mean()
+  metrics = {
+    "generator_loss": generator_loss,
+    "auxiliary_loss": auxiliary_loss,
+    "entropy": mean_where(entropies, method.process.active(r.z_t)),
+    "teacher_auxiliary_gap": mean_where(gap, method.process.active(r.z_s)),
+  }
+  return generator_loss, auxiliary_loss, metrics
 
-  def diffusion_loss(target: jax.Array, log_x_hat: jax.Array) -> jax.Array:
-    per_position = DIFFUSION_LOSSES[method.loss](method.process, target, log_x_hat, r.z_s, r.s)
-    return (weight * per_position).mean()
 
-  p, theta = jnp.exp(r.log_p), jnp.exp(log_theta)
-  generator_loss = diffusion_loss(p, log_theta) - diffusion_loss(p, jax.lax.stop_gradient(log_phi))
+@jax.named_scope("vocabulary")
+def _losses_of_position(
+  method: DMMD,
+  log_theta: jax.Array,
+  log_phi: jax.Array,
+  log_p: jax.Array,
+  log_mean: jax.Array,
+  x: jax.Array,
+  z_s: jax.Array,
+  s: jax.Array,
+) -> tuple[jax.Array, ...]:
+  """Shaped like `z_s`: the generator's loss, the auxiliary's two, entropy of `x`, `KL(theta|phi)`.
+
+  The losses are not weighted.
+  """
+  log_theta = jax.lax.stop_gradient(log_theta)
+  log_theta = truncate(log_theta, method.temperature, method.top_p, method.top_p_penalty)
+  p, theta = jnp.exp(log_p), jnp.exp(log_theta)
+
+  def loss(target: jax.Array, log_x_hat: jax.Array) -> jax.Array:
+    return DIFFUSION_LOSSES[method.loss](method.process, target, log_x_hat, z_s, s)
+
   if method.auxiliary_target == "soft":
     target = jax.lax.stop_gradient(p)
   else:
-    target = jax.nn.one_hot(r.x, method.process.num_categories)
-  to_student, to_teacher = diffusion_loss(target, log_phi), diffusion_loss(theta, log_phi)
-  active = method.process.active(r.z_s)
-  metrics = {
-    "generator_loss": generator_loss,
-    "auxiliary_loss": to_student + method.teacher_weight * to_teacher,
-    "entropy": mean_entropy(r.log_mean, method.process.active(r.z_t)),
-    "teacher_auxiliary_gap": _mean_where((theta * (log_theta - log_phi)).sum(-1), active),
-  }
-  return generator_loss, metrics["auxiliary_loss"], metrics
-
-
-def _mean_where(values: jax.Array, where: jax.Array) -> jax.Array:
-  return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)
+    target = jax.nn.one_hot(x, method.process.num_categories)
+  return (
+    loss(p, log_theta) - loss(p, jax.lax.stop_gradient(log_phi)),
+    loss(target, log_phi),
+    loss(theta, log_phi),
+    entropy(log_mean),
+    (theta * (log_theta - log_phi)).sum(-1),
+  )

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax.diffusion.processes import Process
+from dmmd_jax.positions import Deferred, map_positions
 
 
 class Scale(NamedTuple):
@@ -58,25 +59,42 @@ class KernelScore:
 
 
 def conditional_score(
-  method: KernelScore, log_p: jax.Array, x: jax.Array, z_t: jax.Array
+  method: KernelScore,
+  log_p: jax.Array | Deferred,
+  x: jax.Array,
+  z_t: jax.Array,
+  num_blocks: int = 1,
 ) -> jax.Array:
   """The conditional kernel score, averaged over the batch; differentiable in `log_p`.
 
-  `log_p` `[M, B, ..., K]` is the student's `log E[x | z_t, noise]` for `M >= 2` independent noises
-  at each `z_t` int `[B, ...]`; `x` int `[B, ...]` a draw from `q(x | z_t)`.
+  `log_p` `[B * M, ..., K]` is the student's `log E[x | z_t, noise]` at each `z_t` int `[B, ...]`,
+  for `M >= 2` independent noises in a row; `x` int `[B, ...]` a draw from `q(x | z_t)`. Each of
+  `num_blocks` parts of a sequence is compared on its own, given the parts before it.
   """
-  p = jnp.exp(log_p)
-  decided = ~method.process.active(z_t)
-  # Every noise with its neighbour: independent pairs are all that unbiasedness asks for.
-  among = _agreement(method, p, jnp.roll(p, 1, axis=0))
-  with_data = _agreement(method, p, jax.nn.one_hot(x, method.process.num_categories))
-  among, with_data = (jnp.where(decided, 1.0, a) for a in (among, with_data))
-  num_axes = z_t.ndim - 1
-  return (0.5 * kernel(method, among, num_axes) - kernel(method, with_data, num_axes)).mean()
+
+  def agreements(log_p, x, z_t):
+    p = jnp.exp(log_p)
+    p = p.reshape(len(x), -1, *p.shape[1:])
+    data = jax.nn.one_hot(x, method.process.num_categories)[:, None]
+    # Every noise with its neighbour: independent pairs are all that unbiasedness asks for.
+    both = _agreement(method, p, jnp.roll(p, 1, axis=1)), _agreement(method, p, data)
+    decided = ~method.process.active(z_t)[:, None]
+    return tuple(jnp.where(decided, 1.0, a).reshape(log_p.shape[:-1]) for a in both)
+
+  shape = x.shape[1:] if num_blocks == 1 else (x.shape[1] // num_blocks,)
+  among, with_data = (
+    kernel(method, a.reshape(-1, *shape), len(shape))
+    for a in map_positions(agreements, log_p, x, z_t)
+  )
+  return (0.5 * among - with_data).mean()
 
 
 def marginal_mmd2(
-  method: KernelScore, log_p: jax.Array, x: jax.Array, z_t: jax.Array, num_blocks: int = 1
+  method: KernelScore,
+  log_p: jax.Array | Deferred,
+  x: jax.Array,
+  z_t: jax.Array,
+  num_blocks: int = 1,
 ) -> jax.Array:
   """Unbiased MMD^2 between the student's outputs, whatever `z_t`, and the data.
 
@@ -88,16 +106,22 @@ def marginal_mmd2(
   num_categories, size = method.process.num_categories, len(x)
   example = jnp.arange(size) // num_blocks
   others = example[:, None] != example
-  data = jax.nn.one_hot(x, num_categories)
-  # What is decided is a certain token.
-  undecided = method.process.active(z_t)[..., None]
-  p = jnp.where(undecided, jnp.exp(log_p), jax.nn.one_hot(z_t, num_categories))
 
-  def mean_over_others(a, b):
-    values = kernel(method, _agreement(method, a[:, None], b[None]), z_t.ndim - 1)
+  def agreements(log_p, x, z_t):
+    """Of all pairs of examples, `[B, positions, ..., B]`: two of students, of data, of both."""
+    data = jax.nn.one_hot(x, num_categories)
+    # What is decided is a certain token.
+    undecided = method.process.active(z_t)[..., None]
+    p = jnp.where(undecided, jnp.exp(log_p), jax.nn.one_hot(z_t, num_categories))
+    pairs = (p, p), (data, data), (p, data)
+    return tuple(jnp.moveaxis(_agreement(method, a[:, None], b[None]), 1, -1) for a, b in pairs)
+
+  def mean_over_others(agreement):
+    values = kernel(method, jnp.moveaxis(agreement, -1, 1), z_t.ndim - 1)
     return jnp.where(others, values, 0.0).sum() / (size * (size - num_blocks))
 
-  return mean_over_others(p, p) + mean_over_others(data, data) - 2.0 * mean_over_others(p, data)
+  student, data, both = map(mean_over_others, map_positions(agreements, log_p, x, z_t))
+  return student + data - 2.0 * both
 
 
 def kernel(method: KernelScore, agreement: jax.Array, num_axes: int) -> jax.Array:

@@ -32,16 +32,27 @@ class GPT2(nn.Module):
 
   config: GPT2Config
 
-  @nn.compact
+  def setup(self):
+    self.wte = nn.Embed(self.config.vocab_size, self.config.n_embd)
+
   def __call__(self, tokens: jax.Array) -> jax.Array:
+    return self.head(self.features(tokens))
+
+  def head(self, features: jax.Array) -> jax.Array:
+    """Logits of features `[B, D, n_embd]`."""
+    return self.wte.attend(features)
+
+  @nn.compact
+  def features(self, tokens: jax.Array) -> jax.Array:
+    """What the logits are computed of, `[B, D, n_embd]`."""
     c = self.config
-    embed = nn.Embed(c.vocab_size, c.n_embd, name="wte")
-    h = embed(tokens) + nn.Embed(c.n_positions, c.n_embd, name="wpe")(jnp.arange(tokens.shape[1]))
+    places = nn.Embed(c.n_positions, c.n_embd, name="wpe")(jnp.arange(tokens.shape[1]))
+    h = self.wte(tokens) + places
     layers = nn.scan(
       _Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.n_layer
     )
     h, _ = layers(c, name="h")(h, None)
-    return embed.attend(nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_f")(h))
+    return nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_f")(h)
 
 
 class _Layer(nn.Module):

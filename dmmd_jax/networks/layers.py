@@ -149,20 +149,32 @@ def split_examples(h: jax.Array) -> jax.Array:
 
 
 def dense(features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None):
-  """An affine map of the last axis, as one product of two matrices.
+  """An affine map of the last axis."""
+  layer = affine(features, axes, dtype, zero, name)
+  return lambda h: apply_flat(layer, h)
 
-  With more than two axes the gradient of the kernel contracts several of them at once, for which
-  XLA's CPU backend first transposes both operands: twice the time of the whole backward pass.
-  """
+
+def affine(
+  features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None
+) -> nn.Dense:
+  """A module for `apply_flat`, with logical axis names."""
   initializer = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
-  layer = nn.Dense(
+  return nn.Dense(
     features,
     dtype=dtype,
     kernel_init=partitioned(initializer, *axes),
     bias_init=partitioned(nn.initializers.zeros, axes[-1]),
     name=name,
   )
-  return lambda h: layer(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], features)
+
+
+def apply_flat(layer: nn.Dense, h: jax.Array) -> jax.Array:
+  """An affine map of the last axis, as one product of two matrices.
+
+  With more than two axes the gradient of the kernel contracts several of them at once, for which
+  XLA's CPU backend first transposes both operands: twice the time of the whole backward pass.
+  """
+  return layer(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], layer.features)
 
 
 def embed_states(table: jax.Array, z: jax.Array, dtype) -> jax.Array:

@@ -61,8 +61,32 @@ class Transformer(nn.Module):
 
   config: TransformerConfig
 
+  def setup(self):
+    c = self.config
+    channels = c.shape[2] if len(c.shape) == 3 else 1
+    features = c.patch ** len(c.grid) * channels * c.num_categories
+    self.logits = layers.affine(features, ("embed", "vocab"), c.dtype, zero=True)
+
+  def __call__(self, z: jax.Array, t: jax.Array, *args, **kwargs):
+    features = self.features(z, t, *args, **kwargs)
+    if isinstance(features, tuple):
+      features, cache = features
+      return self.head(features), cache
+    return self.head(features)
+
+  def head(self, features: jax.Array) -> jax.Array:
+    """Logits of features `[B, patches, width]`, or `[B, H/p, W/p, width]` of images."""
+    c = self.config
+    logits = layers.apply_flat(self.logits, features)
+    if len(c.grid) == 2:
+      logits = layers.unfold(logits, c.patch)
+      shape = (*logits.shape[:3], c.shape[2])
+    else:
+      shape = (len(logits), -1)
+    return logits.astype(jnp.float32).reshape(*shape, c.num_categories)
+
   @nn.compact
-  def __call__(
+  def features(
     self,
     z: jax.Array,
     t: jax.Array,
@@ -107,13 +131,9 @@ class Transformer(nn.Module):
     h, cache = stack(h, time, angles, mask, cache, first)
     h = layers.modulate_positions(h, *layers.modulation(time, c.width, 2, c.dtype, "out_norm"))
     h = h[:, :length]
-    channels = c.shape[2] if len(c.shape) == 3 else 1
-    per_position = channels * c.num_categories
-    features = c.patch ** len(c.grid) * per_position
-    logits = dense(features, ("embed", "vocab"), c.dtype, zero=True, name="logits")(h)
-    logits = self._unfold(logits, per_position)
-    logits = logits.astype(jnp.float32).reshape((*z.shape, c.num_categories))
-    return logits if cache is None else (logits, cache)
+    if len(c.grid) == 2:
+      h = h.reshape(len(h), *c.grid, c.width)
+    return h if cache is None else (h, cache)
 
   def _token_embedding(self):
     """Tokens `[B, ...]` to `[B, patches, width]`; the values of a pixel's channels together."""
@@ -147,13 +167,6 @@ class Transformer(nn.Module):
     if len(grid) == 1:
       return h.reshape(b, -1, p * f)
     return layers.fold(h, p).reshape(b, -1, p * p * f)
-
-  def _unfold(self, h: jax.Array, features: int) -> jax.Array:
-    """The inverse of `_fold`."""
-    p, grid = self.config.patch, self.config.grid
-    if len(grid) == 1:
-      return h.reshape(h.shape[0], -1, features)
-    return layers.unfold(h.reshape(h.shape[0], *grid, -1), p)
 
 
 def _attention_mask(

@@ -42,8 +42,22 @@ class UViT(nn.Module):
 
   config: UViTConfig
 
+  def setup(self):
+    c = self.config
+    features = c.shape[2] * c.num_categories
+    self.logits = layers.affine(features, ("embed", "vocab"), c.dtype, zero=True)
+
+  def __call__(self, z: jax.Array, t: jax.Array, *args, **kwargs) -> jax.Array:
+    return self.head(self.features(z, t, *args, **kwargs))
+
+  def head(self, features: jax.Array) -> jax.Array:
+    """Logits of features `[B, H, W, channels]`."""
+    c = self.config
+    logits = layers.apply_flat(self.logits, features).astype(jnp.float32)
+    return logits.reshape(*features.shape[:3], c.shape[2], c.num_categories)
+
   @nn.compact
-  def __call__(
+  def features(
     self,
     z: jax.Array,
     t: jax.Array,
@@ -80,10 +94,7 @@ class UViT(nn.Module):
         h = dense(features, ("mlp", "embed"), c.dtype, name=f"up_{level}_join_{i}")(both)
         h = res_block(c, features, training, name=f"up_{level}_block_{i}")(h, time)
     shift, scale = layers.modulation(time, c.channels[0], 2, c.dtype, "out_norm")
-    h = layers.modulate(h, shift[:, :, None], scale[:, :, None])
-    features = c.shape[2] * c.num_categories
-    logits = dense(features, ("embed", "vocab"), c.dtype, zero=True, name="logits")(h)
-    return logits.astype(jnp.float32).reshape((*z.shape, c.num_categories))
+    return layers.modulate(h, shift[:, :, None], scale[:, :, None])
 
   def _embed_values(self, z: jax.Array) -> jax.Array:
     """A table of values for every channel; those of a pixel `[B, H, W, C * embed_dim]` together."""

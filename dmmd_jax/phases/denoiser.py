@@ -12,6 +12,7 @@ from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion import processes
 from dmmd_jax.networks import noise
 from dmmd_jax.networks.layers import Cache
+from dmmd_jax.positions import Deferred
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Denoiser:
 
   def log_probs(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
-  ) -> jax.Array:
+  ) -> Deferred:
     """Log-probabilities float32 `[B, ..., K]`, in the network's own meaning.
 
     A student draws its noise from `key`; the other networks need none but for dropout.
@@ -86,38 +87,55 @@ class Denoiser:
     given = {n: jnp.repeat(x, len(z) // len(x), axis=0) for n, x in given.items() if x is not None}
     if self.training:
       given |= {"training": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}}
-    predict = functools.partial(self.module.apply, {"params": params}, z, t, self._noise(key, z))
-    log_probs = jax.nn.log_softmax(predict(**given))
+    predict = functools.partial(self._predict, params, z, t, self._noise(key, z))
+    log_probs = predict(**given)
     if self._is_guided:
       given["labels"] = jnp.full(len(z), self.num_classes)
-      without = jax.nn.log_softmax(predict(**given))
-      log_probs = jax.nn.log_softmax(log_probs + self.guidance * (log_probs - without))
+      log_probs = Deferred(self._guide, (log_probs, predict(**given)))
     return log_probs
 
   def log_mean(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
-  ) -> jax.Array:
+  ) -> Deferred:
     """`log E[x | z_t]`, whatever the network predicts."""
     return self._to_mean(self.log_probs(params, z, t, key), z, t)
 
   def block_log_mean(
     self, params: Any, cache: Cache, start: jax.Array, z: jax.Array, t: jax.Array, key
-  ) -> jax.Array:
+  ) -> Deferred:
     """`log E[x | z_t, clean blocks before]` of the block `z` that begins at token `start`."""
     noise = self._noise(key, z)
-    logits, _ = self.module.apply({"params": params}, z, t, noise, cache=cache, start=start)
-    return self._to_mean(jax.nn.log_softmax(logits), z, t)
+    return self._to_mean(self._predict(params, z, t, noise, cache=cache, start=start), z, t)
 
   def remember(self, params: Any, cache: Cache, start: jax.Array, x: jax.Array) -> Cache:
     """The cache with a clean block `x` `[B, block]` written."""
     clean = jnp.zeros(len(x))
-    return self.module.apply({"params": params}, x, clean, cache=cache, start=start)[1]
+    _, cache = self._features(params, x, clean, cache=cache, start=start)
+    return cache
 
   def empty_cache(self, batch_size: int) -> Cache:
     return self.module.config.empty_cache(batch_size)
 
-  def _to_mean(self, log_probs: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
-    return log_probs if self.prediction == "mean" else self.process.to_mean(log_probs, z, t)
+  def _features(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+    return self.module.apply({"params": params}, *args, method="features", **kwargs)
+
+  def _predict(self, params: Any, *args: Any, **kwargs: Any) -> Deferred:
+    features = self._features(params, *args, **kwargs)
+    if "cache" in kwargs:
+      features, _ = features
+
+    def log_probs(features):
+      return jax.nn.log_softmax(self.module.apply({"params": params}, features, method="head"))
+
+    return Deferred(log_probs, (features,))
+
+  def _guide(self, log_probs: jax.Array, without: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(log_probs + self.guidance * (log_probs - without))
+
+  def _to_mean(self, log_probs: Deferred, z: jax.Array, t: jax.Array) -> Deferred:
+    if self.prediction == "mean":
+      return log_probs
+    return Deferred(self.process.to_mean, (log_probs, z, t))
 
   def _noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
     drawn = noise.sample_noise(key, self.noise_kind, z.shape[0], z.shape[1:], self.noise_dim)

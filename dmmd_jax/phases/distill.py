@@ -13,11 +13,13 @@ from etils import epath
 
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import Batches
-from dmmd_jax.diffusion.samplers import finish_sample, mean_entropy
+from dmmd_jax.diffusion.categorical import entropy, mean_where
+from dmmd_jax.diffusion.samplers import finish_sample
 from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.phases.teacher import trained
+from dmmd_jax.positions import Deferred, map_positions, whole
 from dmmd_jax.records import Sources
 
 
@@ -183,8 +185,9 @@ def make_losses(
     z_t, _, t = (jnp.repeat(part, c.score.num_noises, axis=0) for part in start)
     log_p = student.given(batch).log_mean(eta, z_t, t, noise_key)
     score = score_of(theta, log_p, batch, z_t, t, score_key)
-    entropy = mean_entropy(log_p, method.process.active(z_t))
-    return score, None, {"kernel_score_loss": score, "entropy": entropy}
+    entropies = map_positions(entropy, log_p)
+    entropy_of_active = mean_where(entropies, method.process.active(z_t))
+    return score, None, {"kernel_score_loss": score, "entropy": entropy_of_active}
 
   def dmmd_losses(eta, phi, theta, batch, key, score=True):
     teacher = predictor(teacher_denoiser, batch)
@@ -222,15 +225,8 @@ def make_score(config, dataset, denoiser: Denoiser) -> Callable[..., jax.Array]:
   exact = distill.teacher == "exact"
   teacher = denoiser.guided(distill.guidance)
 
-  def as_examples(a, axis):
-    """Blocks as examples of their own: their laws, given the blocks before, are what is matched."""
-    blocks, rest = denoiser.num_blocks, a.shape[axis + 2 :]
-    shape = (a.shape[axis] * blocks, a.shape[axis + 1] // blocks, *rest)
-    return a.reshape(*a.shape[:axis], *shape)
-
   def score(theta, log_mean, batch, z_t, t, key):
-    x = batch.tokens
-    log_mean = log_mean.reshape(len(x), c.num_noises, *log_mean.shape[1:]).swapaxes(0, 1)
+    x, blocks = batch.tokens, denoiser.num_blocks
     z_t, t = z_t[:: c.num_noises], t[:: c.num_noises]
     if c.target == "teacher":
       predict = teacher.given(batch).log_mean
@@ -241,11 +237,15 @@ def make_score(config, dataset, denoiser: Denoiser) -> Callable[..., jax.Array]:
         predict, denoiser.process, key, z_t, t, c.target_nfe, distill.temperature, distill.top_p
       )
       x = drawn.tokens
-    if denoiser.num_blocks > 1:
-      log_mean, x, z_t = as_examples(log_mean, 1), as_examples(x, 0), as_examples(z_t, 0)
-    if c.objective == "marginal":
-      return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t, denoiser.num_blocks)
-    return kernel_score.conditional_score(method, log_mean, x, z_t)
+    if c.objective == "conditional":
+      return kernel_score.conditional_score(method, log_mean, x, z_t, blocks)
+    log_mean = Deferred(lambda a: a[:: c.num_noises], (log_mean,))
+    if blocks > 1:
+      # Blocks as examples of their own: their laws, given the blocks before, are what is matched.
+      log_mean = whole(log_mean)
+      rows = len(x) * blocks
+      log_mean, x, z_t = (a.reshape(rows, -1, *a.shape[2:]) for a in (log_mean, x, z_t))
+    return kernel_score.marginal_mmd2(method, log_mean, x, z_t, blocks)
 
   return score
 

@@ -18,6 +18,7 @@ from dmmd_jax.networks import gpt2, transformer
 from dmmd_jax.networks.weights import WeightsError
 from dmmd_jax.phases import build
 from dmmd_jax.phases.teacher import initial_state, supervised_step, trained
+from dmmd_jax.positions import Deferred, map_positions
 from dmmd_jax.records import Source, Sources
 
 
@@ -86,8 +87,8 @@ def token_nll(module: transformer.Transformer, params: Any, x: jax.Array) -> jax
   """Nats of each of tokens `[B, D]` given those before it."""
   begin = jnp.full((len(x), 1), module.config.num_categories, x.dtype)
   shifted = jnp.concatenate([begin, x[:, :-1]], 1)
-  logits = module.apply({"params": params}, shifted, jnp.zeros(len(x)))
-  return optax.softmax_cross_entropy_with_integer_labels(logits, x)
+  features = module.apply({"params": params}, shifted, jnp.zeros(len(x)), method="features")
+  return _nll(module, params, features, x)
 
 
 def sample(
@@ -150,5 +151,13 @@ def gpt2_nll(module: gpt2.GPT2, params: Any, x: jax.Array) -> jax.Array:
   """Nats of each of tokens `[B, D]` but the first, given those before it, `[B, D - 1]`."""
   # Where it knows so many positions of all tokens: a multiple of 128 suits the attention of a TPU.
   given = x[:, : module.config.n_positions]
-  logits = module.apply({"params": params}, given)[:, : x.shape[1] - 1]
-  return optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:])
+  features = module.apply({"params": params}, given, method="features")
+  # The last token, where it is given, is followed by no other.
+  nll = _nll(module, params, features, jnp.roll(x, -1, axis=1)[:, : given.shape[1]])
+  return nll[:, : x.shape[1] - 1]
+
+
+def _nll(module, params: Any, features: jax.Array, x: jax.Array) -> jax.Array:
+  """Nats of tokens int `[B, D]` by a network that has a `head` for its features `[B, D, ...]`."""
+  logits = Deferred(lambda h: module.apply({"params": params}, h, method="head"), (features,))
+  return map_positions(optax.softmax_cross_entropy_with_integer_labels, logits, x)

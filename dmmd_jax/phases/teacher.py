@@ -19,6 +19,7 @@ from dmmd_jax.digest import digest
 from dmmd_jax.integrity import by_contents, by_size
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
+from dmmd_jax.positions import map_positions
 from dmmd_jax.records import Sources, depends
 
 
@@ -125,8 +126,12 @@ def losses_at_random_times(
   t = spread(t, denoiser.num_blocks, x.shape[1])
   z_t = denoiser.process.corrupt(corrupt_key, x, t)
   log_x_hat = denoiser.given(batch).log_probs(params, z_t, t, noise_key)
-  target = jax.nn.one_hot(x, denoiser.process.num_categories)
-  return loss(denoiser.process, target, log_x_hat, z_t, t)
+
+  def of_position(log_x_hat, x, z_t, t):
+    target = jax.nn.one_hot(x, denoiser.process.num_categories)
+    return loss(denoiser.process, target, log_x_hat, z_t, t)
+
+  return map_positions(of_position, log_x_hat, x, z_t, t)
 
 
 def negative_elbo(

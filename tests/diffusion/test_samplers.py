@@ -10,10 +10,8 @@ from dmmd_jax.diffusion import processes
 from dmmd_jax.diffusion.samplers import (
   ancestral_sample,
   finish_sample,
-  mean_entropy,
   sample_autoregressively,
   sample_blocks,
-  truncate,
 )
 
 
@@ -52,72 +50,6 @@ def test_samples_hold_no_mask_and_entropy_is_that_of_the_predictions():
     samples = ancestral_sample(predict, process, jax.random.key(0), (8, 5, 5, 3), nfe)
     assert samples.tokens.shape == (8, 5, 5, 3) and samples.tokens.max() < 4
     np.testing.assert_allclose(samples.entropy, np.log(4.0), rtol=1e-5)
-
-
-def test_top_p_keeps_the_smallest_set_that_reaches_p():
-  log_probs = jnp.log(jnp.array([[0.1, 0.5, 0.3, 0.1]]))
-  kept = jnp.isfinite(truncate(log_probs, top_p=0.75)[0])
-  assert kept.tolist() == [False, True, True, False]
-  np.testing.assert_allclose(np.exp(truncate(log_probs, top_p=0.75)).sum(), 1.0, rtol=1e-6)
-  assert jnp.isfinite(truncate(log_probs, top_p=1e-6)[0]).tolist() == [False, True, False, False]
-  assert truncate(log_probs, top_p=1.0) is log_probs
-  # What is as likely as the last one kept is kept, too: no category is preferred for its number.
-  ties = jnp.log(jnp.array([0.4, 0.2, 0.2, 0.2]))
-  assert jnp.isfinite(truncate(ties, top_p=0.5)).all()
-  assert jnp.isfinite(truncate(ties, top_p=0.3)).tolist() == [True, False, False, False]
-
-
-@pytest.mark.parametrize("num_categories", [2, 27, 256, 5000])
-@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
-def test_top_p_keeps_what_a_sort_in_float64_would(num_categories, top_p):
-  keys = jax.random.split(jax.random.key(num_categories))
-  sharpness = 6.0 * jax.random.uniform(keys[0], (50, 1))
-  log_probs = jax.nn.log_softmax(sharpness * jax.random.normal(keys[1], (50, num_categories)))
-  p = np.exp(np.asarray(log_probs, np.float64))
-  order = np.argsort(-p, axis=-1)
-  before = np.cumsum(np.take_along_axis(p, order, -1), -1) - np.take_along_axis(p, order, -1)
-  expected = np.zeros(p.shape, bool)
-  np.put_along_axis(expected, order, before < top_p, -1)
-  # Where float32 cannot tell whether the mass is reached, either will do.
-  sure = (np.abs(before - top_p) > 1e-6).all(-1)
-  found = np.isfinite(truncate(log_probs, top_p=top_p))
-  assert sure.sum() > 5
-  np.testing.assert_array_equal(found[sure], expected[sure])
-  assert "sort" not in str(jax.make_jaxpr(lambda x: truncate(x, top_p=0.5))(log_probs))
-
-
-def test_what_top_p_excludes_has_the_gradient_of_a_constant():
-  log_probs = jnp.log(jnp.array([0.6, 0.3, 0.1]))
-  of_first = jax.grad(lambda x: truncate(x, top_p=0.5, penalty=2.0)[0])(log_probs)
-  p = np.array([0.6, 0.3 * np.exp(-2.0), 0.1 * np.exp(-2.0)])
-  np.testing.assert_allclose(of_first, [1.0, 0.0, 0.0] - p / p.sum(), rtol=1e-5)
-
-
-def test_finite_penalty_lowers_excluded_categories_by_a_constant():
-  log_probs = jnp.log(jnp.array([0.6, 0.3, 0.1]))
-  penalised = truncate(log_probs, top_p=0.5, penalty=2.0)
-  np.testing.assert_allclose(
-    penalised[0] - penalised[1], log_probs[0] - log_probs[1] + 2.0, rtol=1e-5
-  )
-
-
-def test_temperature_divides_log_probabilities():
-  log_probs = jnp.log(jnp.array([0.8, 0.2]))
-  cold = truncate(log_probs, temperature=0.5)
-  np.testing.assert_allclose(np.exp(cold), [0.64 / 0.68, 0.04 / 0.68], rtol=1e-5)
-
-
-def test_mean_entropy_ignores_inactive_positions_and_certain_categories():
-  log_probs = jnp.array([[0.0, -jnp.inf], [jnp.log(0.5), jnp.log(0.5)]])
-  np.testing.assert_allclose(mean_entropy(log_probs, jnp.array([False, True])), np.log(2.0))
-  assert mean_entropy(log_probs, jnp.array([False, False])) == 0
-  assert truncate(log_probs) is log_probs
-  # The penalty falls on what is left of the tempered law, and by default excludes.
-  log_probs = jnp.log(jnp.array([0.5, 0.3, 0.2]))
-  cold = np.array([0.25, 0.09, 0.04 * np.exp(-1.0)])  # 0.25 / 0.38 does not reach 0.7 alone
-  found = truncate(log_probs, temperature=0.5, top_p=0.7, penalty=1.0)
-  np.testing.assert_allclose(jnp.exp(found), cold / cold.sum(), rtol=1e-5)
-  np.testing.assert_allclose(jnp.exp(truncate(log_probs, 1.0, 0.4)), [1.0, 0.0, 0.0])
 
 
 FIXED = jnp.array([0.1, 0.6, 0.3])

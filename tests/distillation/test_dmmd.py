@@ -7,6 +7,7 @@ import pytest
 
 from dmmd_jax.diffusion import processes
 from dmmd_jax.distillation import dmmd
+from dmmd_jax.positions import whole
 
 K, D, B = 4, 6, 16
 MASKED = dmmd.DMMD(processes.Masked(K))
@@ -97,7 +98,7 @@ def test_losses_are_equations_11_and_12():
   generator, auxiliary, _ = losses(method, ETA, PHI, X, KEY)
   r = dmmd.rollout(method, network, ETA, X, KEY)
   log_theta, log_phi = teacher(r.z_s, r.s), network(PHI, r.z_s, r.s)
-  p, theta = jnp.exp(r.log_p), jnp.exp(log_theta)
+  p, theta = jnp.exp(whole(r.log_p)), jnp.exp(log_theta)
   m = (r.z_s == K)[..., None] / r.s[:, None, None]  # the masked positions and 1/s of `linear`
   expected = (m * p * (log_phi - log_theta)).sum() / (B * D)
   np.testing.assert_allclose(generator, expected, rtol=1e-4)
@@ -114,7 +115,7 @@ def test_squared_error_gives_twice_the_gradient_of_continuous_moment_matching():
       r = dmmd.rollout(method, network, eta, X, KEY)
       gap = jnp.exp(network(PHI, r.z_s, r.s)) - jnp.exp(teacher(r.z_s, r.s))
       counts = method.process.active(r.z_s)[..., None]
-      return (counts * jnp.exp(r.log_p) * jax.lax.stop_gradient(gap)).sum() / (B * D)
+      return (counts * jnp.exp(whole(r.log_p)) * jax.lax.stop_gradient(gap)).sum() / (B * D)
 
     ours = jax.grad(lambda e, m=method: losses(m, e, PHI, X, KEY)[0])(ETA)
     for a, b in zip(ours, jax.grad(moment_matching)(ETA), strict=True):
@@ -164,7 +165,7 @@ def test_the_teacher_is_distilled_as_it_would_be_sampled():
 def test_more_noises_see_the_same_corrupted_data():
   r = dmmd.rollout(MASKED, network, ETA, X, KEY, num_noises=3)
   assert r.z_t.shape == (3 * B, D)
-  z_t, log_mean = (a.reshape(B, 3, *a.shape[1:]) for a in (r.z_t, r.log_mean))
+  z_t, log_mean = (a.reshape(B, 3, *a.shape[1:]) for a in (r.z_t, whole(r.log_mean)))
   assert (z_t == z_t[:, :1]).all() and (r.t.reshape(B, 3) == r.t[::3, None]).all()
   assert jnp.abs(log_mean[:, 0] - log_mean[:, 1]).max() > 0.1
   # Each is corrupted from its own example.
@@ -223,7 +224,7 @@ def test_metrics_are_means_over_what_is_masked():
   method = dataclasses.replace(MASKED, temperature=0.6, top_p=0.5, top_p_penalty=3.0)
   r = dmmd.rollout(method, network, ETA, X, KEY)
   generator, auxiliary, metrics = dmmd.dmmd_losses(method, NETWORKS, PHI, r)
-  p, at_t = np.exp(np.asarray(r.log_mean, np.float64)), np.asarray(r.z_t == K)
+  p, at_t = np.exp(np.asarray(whole(r.log_mean), np.float64)), np.asarray(r.z_t == K)
   np.testing.assert_allclose(metrics["entropy"], -(p * np.log(p)).sum(-1)[at_t].mean(), rtol=1e-5)
   theta = np.exp(np.asarray(teacher(r.z_s, r.s), np.float64) / 0.6)
   theta /= theta.sum(-1, keepdims=True)

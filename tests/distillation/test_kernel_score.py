@@ -60,6 +60,11 @@ def law(log_p, z, process):
   return np.prod([p[d, EVERY[:, d]] for d in range(D)], 0)
 
 
+def in_rows(log_p):
+  """`[M, B, ...]` as `[B * M, ...]`, the noises of an example in a row."""
+  return log_p.swapaxes(0, 1).reshape(-1, *log_p.shape[2:])
+
+
 @pytest.mark.parametrize("category_bandwidth", [0.0, 1.5])
 @pytest.mark.parametrize("process", [MASKED, processes.Uniform(K)], ids=["masked", "uniform"])
 def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
@@ -77,7 +82,8 @@ def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
     ]
   )
   args = jnp.asarray(log_p, jnp.float32), jnp.asarray(x), jnp.asarray(z_t)
-  np.testing.assert_allclose(conditional_score(method, *args), expected, rtol=1e-5)
+  found = conditional_score(method, in_rows(args[0]), *args[1:])
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
   pairs = [(i, j) for i in range(B) for j in range(B) if i != j]
   expected = np.mean(
@@ -116,7 +122,7 @@ def test_gradients_are_those_of_finite_differences(objective):
       log_p = jax.nn.log_softmax(logits)
       if objective == "marginal":
         return marginal_mmd2(method, log_p[0], jnp.asarray(x), jnp.asarray(z_t))
-      return conditional_score(method, log_p, jnp.asarray(x), jnp.asarray(z_t))
+      return conditional_score(method, in_rows(log_p), jnp.asarray(x), jnp.asarray(z_t))
 
     logits = jnp.asarray(log_p)
     grads = np.asarray(jax.grad(loss)(logits))
@@ -146,7 +152,7 @@ def test_the_score_is_strictly_proper_on_a_grid_of_mixtures():
     w = [weight, 1 - weight]
     total = 0.0
     for i, j, data in itertools.product(range(2), repeat=3):
-      pair = jnp.stack([log_p[i], log_p[j]])
+      pair = jnp.concatenate([log_p[i], log_p[j]])
       total += w[i] * w[j] * 0.5 * conditional_score(method, pair, patterns[data : data + 1], z_t)
     return float(total)
 

@@ -14,6 +14,7 @@ from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.phases import build, distill, evaluate, teacher
 from dmmd_jax.phases.denoiser import Denoiser
+from dmmd_jax.positions import whole
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def of_classes():
 def log_probs(denoiser, params, labels):
   z, t = jnp.full((2, 8, 8, 1), denoiser.process.num_categories), jnp.ones(2)
   denoiser = denoiser.given(Batch(None, labels))
-  return jax.jit(lambda params: denoiser.log_probs(params, z, t))(params)
+  return jax.jit(lambda params: whole(denoiser.log_probs(params, z, t)))(params)
 
 
 def test_guidance_moves_away_from_the_prediction_without_a_label(of_classes):

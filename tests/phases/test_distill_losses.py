@@ -22,6 +22,7 @@ from dmmd_jax.distillation import dmmd, kernel_score
 from dmmd_jax.networks.noise import sample_noise
 from dmmd_jax.phases import build, distill
 from dmmd_jax.phases.denoiser import Denoiser
+from dmmd_jax.positions import whole
 
 K, D, B = 3, 4, 6
 KEY = jax.random.key(5)
@@ -41,8 +42,14 @@ class Table(nn.Module):
   num_states: int
   noise_channels: int
 
+  def __call__(self, *args, **kwargs):
+    return self.features(*args, **kwargs)
+
+  def head(self, logits):
+    return logits
+
   @nn.compact
-  def __call__(self, z, t, noise=None, labels=None, context=None):
+  def features(self, z, t, noise=None, labels=None, context=None):
     def parameter(name, *shape):
       return self.param(name, nn.initializers.normal(1.0), shape)
 
@@ -205,7 +212,7 @@ class Expected:
     r = dmmd.rollout(method, student, eta, BATCH.tokens, rollout_key, num_noises)
     generator, auxiliary = self.dmmd_losses(r, phi, theta)
     if self.method == "dmmd_kernel":
-      score = self.score(theta, r.log_mean, r.z_t, r.t, score_key)
+      score = self.score(theta, whole(r.log_mean), r.z_t, r.t, score_key)
       generator = self.dmmd_weight * generator + score
     return np.array([generator, auxiliary])
 
@@ -226,7 +233,7 @@ class Expected:
         found = found * np.asarray(r.z_s == K)
       return (weight * found).mean()
 
-    p = np.exp(np.asarray(r.log_p, np.float64))
+    p = np.exp(np.asarray(whole(r.log_p), np.float64))
     target = p if self.soft else np.eye(K)[r.x]
     generator = mean_loss(p, np.log(theta)) - mean_loss(p, log_phi)
     to_teacher = mean_loss(theta, log_phi)
@@ -251,6 +258,7 @@ class Expected:
     )  # fmt: skip
     if self.marginal:
       return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t, self.blocks)
+    log_mean = log_mean.swapaxes(0, 1).reshape(-1, D // self.blocks, K)
     return kernel_score.conditional_score(method, log_mean, x, z_t)
 
 

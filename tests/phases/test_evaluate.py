@@ -20,6 +20,7 @@ from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, evaluate, teacher
+from dmmd_jax.positions import whole
 from tests.phases.test_reference import dataset as texts
 from tests.phases.test_reference import small_config
 
@@ -173,7 +174,7 @@ def test_the_teacher_is_sampled_with_its_guidance_temperature_and_top_p(monkeypa
   labels = jnp.arange(10)
 
   def log_mean(z, t, labels):
-    return denoiser.given(Batch(None, labels)).log_mean(params, z, t)
+    return whole(denoiser.given(Batch(None, labels)).log_mean(params, z, t))
 
   def guided(z, t, key):
     given, without = log_mean(z, t, labels), log_mean(z, t, jnp.full(10, 10))

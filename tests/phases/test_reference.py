@@ -13,6 +13,7 @@ from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.data.text import from_streams
 from dmmd_jax.diffusion.samplers import sample_blocks
 from dmmd_jax.phases import build, reference, teacher
+from dmmd_jax.positions import whole
 from tests.networks.test_blocks import random_params
 
 LENGTH = 8
@@ -83,7 +84,7 @@ def test_cached_and_uncached_block_sampling_give_the_same_tokens():
     """The whole network on all blocks in one pass; what the later ones hold does not matter."""
     all_z = jax.lax.dynamic_update_slice_in_dim(x, z, start, 1)
     log_mean = denoiser.given(Batch(x)).log_mean(params, all_z, jnp.tile(t[:, None], (1, LENGTH)))
-    return jax.lax.dynamic_slice_in_dim(log_mean, start, 4, 1)
+    return jax.lax.dynamic_slice_in_dim(whole(log_mean), start, 4, 1)
 
   def remember(x, start, block):
     return jax.lax.dynamic_update_slice_in_dim(x, block, start, 1)

@@ -1,0 +1,96 @@
+"""Categorical distributions: temperature and top-p, draws, entropy."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from dmmd_jax.positions import KEPT
+
+# Categories of a run, by which draws are made in two steps: of few categories, of many. A multiple
+# of 128 suits the vector registers of a TPU.
+_RUN, _LARGE_RUN, _LARGE = 32, 128, 1024
+
+
+@jax.named_scope("vocabulary")
+def truncate(
+  log_probs: jax.Array, temperature: float = 1.0, top_p: float = 1.0, penalty: float = math.inf
+) -> jax.Array:
+  """Tempers and truncates log-probabilities `[..., K]`; returns normalised log-probabilities.
+
+  Top-p keeps the likeliest categories until their mass reaches `top_p`, at least one, and all that
+  are as likely as the last of them; the others lose `penalty` nats. Sampling takes infinity; a
+  teacher to distil takes a finite constant, since the loss would diverge on excluded categories
+  (D-MMD, section 3.3).
+  """
+  if temperature != 1.0:
+    log_probs = jax.nn.log_softmax(log_probs / temperature)
+  if top_p < 1.0:
+    probs = jnp.exp(jax.lax.stop_gradient(log_probs))
+    kept = probs >= checkpoint_name(smallest_kept(probs, top_p), KEPT)
+    log_probs = jax.nn.log_softmax(jnp.where(kept, log_probs, log_probs - penalty))
+  return log_probs
+
+
+def smallest_kept(probs: jax.Array, top_p: float) -> jax.Array:
+  """The smallest of probabilities float32 `[..., K]` that top-p keeps, `[..., 1]`.
+
+  That is the least number above which there is less mass than `top_p`, found by bisection over all
+  floats from 0 to 2, whose order is that of their bits: a sort of a large vocabulary would take
+  more time on a TPU than all else together.
+  """
+
+  def bisect(_, bounds):
+    low, high = bounds
+    middle = low + (high - low) // 2
+    threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)
+    above = jnp.where(probs > threshold, probs, 0.0).sum(-1, keepdims=True)
+    return jnp.where(above < top_p, low, middle + 1), jnp.where(above < top_p, middle, high)
+
+  two = jax.lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32)
+  low = jnp.zeros_like(probs[..., :1], jnp.int32)
+  _, found = jax.lax.fori_loop(0, 31, bisect, (low, jnp.full_like(low, two)))
+  return jax.lax.bitcast_convert_type(found, jnp.float32)
+
+
+@jax.named_scope("vocabulary")
+def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
+  """Tokens int32 `[...]` of log-probabilities `[..., K]`, at `uniforms(key, [...])`.
+
+  First a run of categories by its mass, then a category of that run, each where the cumulative mass
+  passes a uniform number. Gumbel noise would need a random number per category, and in float32 it
+  draws rare categories too seldom (arXiv 2409.02908).
+  """
+  num = log_probs.shape[-1]
+  run = _LARGE_RUN if num > _LARGE else min(num, _RUN)
+  probs = jnp.exp(jax.lax.stop_gradient(log_probs))
+  padding = [(0, 0)] * (probs.ndim - 1) + [(0, -num % run)]
+  runs = jnp.pad(probs, padding).reshape(*probs.shape[:-1], -1, run)
+  which = _first_above(runs.sum(-1), u[..., 0])
+  of_run = jnp.take_along_axis(runs, which[..., None, None], -2)[..., 0, :]
+  return which * run + _first_above(of_run, u[..., 1])
+
+
+def uniforms(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """What `draw` needs for tokens of `shape`: two numbers in [0, 1) for each of them."""
+  return jax.random.uniform(key, (*shape, 2))
+
+
+def _first_above(mass: jax.Array, u: jax.Array) -> jax.Array:
+  """The first of masses `[..., n]` at which their cumulative sum exceeds its part `u` `[...]`."""
+  cumulative, possible = jnp.cumsum(mass, -1), mass > 0.0
+  # Prefix sums need not grow monotonically by a rounding error, which must draw nothing impossible.
+  total = jnp.where(possible, cumulative, 0.0).max(-1)
+  return jnp.argmax(possible & (cumulative > (u * total)[..., None]), -1).astype(jnp.int32)
+
+
+@jax.named_scope("vocabulary")
+def entropy(log_probs: jax.Array) -> jax.Array:
+  """Entropy in nats of log-probabilities `[..., K]`, `[...]`."""
+  return -(jnp.exp(log_probs) * jnp.maximum(log_probs, -1e4)).sum(-1)
+
+
+def mean_where(values: jax.Array, where: jax.Array) -> jax.Array:
+  """The mean of `values` `[...]` where a bool `[...]` holds; 0 where it nowhere does."""
+  return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)

@@ -1,0 +1,138 @@
+"""Temperature, top-p, draws and entropy of categorical distributions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+  log_probs = jnp.log(jnp.array([[0.1, 0.5, 0.3, 0.1]]))
+  kept = jnp.isfinite(truncate(log_probs, top_p=0.75)[0])
+  assert kept.tolist() == [False, True, True, False]
+  np.testing.assert_allclose(np.exp(truncate(log_probs, top_p=0.75)).sum(), 1.0, rtol=1e-6)
+  assert jnp.isfinite(truncate(log_probs, top_p=1e-6)[0]).tolist() == [False, True, False, False]
+  assert truncate(log_probs, top_p=1.0) is log_probs
+  # What is as likely as the last one kept is kept, too: no category is preferred for its number.
+  ties = jnp.log(jnp.array([0.4, 0.2, 0.2, 0.2]))
+  assert jnp.isfinite(truncate(ties, top_p=0.5)).all()
+  assert jnp.isfinite(truncate(ties, top_p=0.3)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("num_categories", [2, 27, 256, 5000])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_keeps_what_a_sort_in_float64_would(num_categories, top_p):
+  keys = jax.random.split(jax.random.key(num_categories))
+  sharpness = 6.0 * jax.random.uniform(keys[0], (50, 1))
+  log_probs = jax.nn.log_softmax(sharpness * jax.random.normal(keys[1], (50, num_categories)))
+  p = np.exp(np.asarray(log_probs, np.float64))
+  order = np.argsort(-p, axis=-1)
+  before = np.cumsum(np.take_along_axis(p, order, -1), -1) - np.take_along_axis(p, order, -1)
+  expected = np.zeros(p.shape, bool)
+  np.put_along_axis(expected, order, before < top_p, -1)
+  # Where float32 cannot tell whether the mass is reached, either will do.
+  sure = (np.abs(before - top_p) > 1e-6).all(-1)
+  found = np.isfinite(truncate(log_probs, top_p=top_p))
+  assert sure.sum() > 5
+  np.testing.assert_array_equal(found[sure], expected[sure])
+  assert "sort" not in str(jax.make_jaxpr(lambda x: truncate(x, top_p=0.5))(log_probs))
+
+
+def test_what_top_p_excludes_has_the_gradient_of_a_constant():
+  log_probs = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+  of_first = jax.grad(lambda x: truncate(x, top_p=0.5, penalty=2.0)[0])(log_probs)
+  p = np.array([0.6, 0.3 * np.exp(-2.0), 0.1 * np.exp(-2.0)])
+  np.testing.assert_allclose(of_first, [1.0, 0.0, 0.0] - p / p.sum(), rtol=1e-5)
+
+
+def test_finite_penalty_lowers_excluded_categories_by_a_constant():
+  log_probs = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+  penalised = truncate(log_probs, top_p=0.5, penalty=2.0)
+  np.testing.assert_allclose(
+    penalised[0] - penalised[1], log_probs[0] - log_probs[1] + 2.0, rtol=1e-5
+  )
+
+
+def test_temperature_divides_log_probabilities():
+  log_probs = jnp.log(jnp.array([0.8, 0.2]))
+  cold = truncate(log_probs, temperature=0.5)
+  np.testing.assert_allclose(np.exp(cold), [0.64 / 0.68, 0.04 / 0.68], rtol=1e-5)
+
+
+def test_mean_entropy_ignores_inactive_positions_and_certain_categories():
+  entropies = entropy(jnp.array([[0.0, -jnp.inf], [jnp.log(0.5), jnp.log(0.5)]]))
+  np.testing.assert_allclose(entropies, [0.0, np.log(2.0)])
+  assert mean_where(entropies, jnp.array([False, True])) == entropies[1]
+  assert mean_where(entropies, jnp.array([False, False])) == 0
+
+
+def test_temperature_comes_before_top_p_and_the_penalty_after():
+  log_probs = jnp.log(jnp.array([0.5, 0.5]))
+  assert truncate(log_probs) is log_probs
+  # The penalty falls on what is left of the tempered law, and by default excludes.
+  log_probs = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+  cold = np.array([0.25, 0.09, 0.04 * np.exp(-1.0)])  # 0.25 / 0.38 does not reach 0.7 alone
+  found = truncate(log_probs, temperature=0.5, top_p=0.7, penalty=1.0)
+  np.testing.assert_allclose(jnp.exp(found), cold / cold.sum(), rtol=1e-5)
+  np.testing.assert_allclose(jnp.exp(truncate(log_probs, 1.0, 0.4)), [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("num", [1, 3, 27, 32, 33, 256, 1025])
+def test_draws_follow_the_law(num):
+  """By chi-squared; runs of categories that are full, not full, and impossible ones."""
+  probs = np.random.default_rng(num).random(num) ** 3
+  probs[1::5] = 0.0
+  probs /= probs.sum()
+  n = 20_000
+  log_probs = jnp.broadcast_to(jnp.log(jnp.asarray(probs, jnp.float32)), (n, num))
+  x = jax.jit(draw)(log_probs, uniforms(jax.random.key(0), (n,)))
+  assert x.dtype == jnp.int32
+  counts = np.bincount(x, minlength=num)
+  assert len(counts) == num and not counts[probs == 0].any()
+  expected = n * probs[probs > 0]
+  chi2 = ((counts[probs > 0] - expected) ** 2 / expected).sum()
+  freedom = max(len(expected) - 1, 1)
+  assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_rare_tokens_of_a_large_vocabulary_come_as_often_as_they_should():
+  """Half of the mass is that of 50,000 tokens, each with a chance of a hundred-thousandth."""
+  num, n, rounds = 50_257, 1024, 10
+  probs = np.full(num, 0.5 / 50_000)
+  probs[:: num // 256][:257] = 0.5 / 257
+  log_probs = jnp.log(jnp.asarray(probs / probs.sum(), jnp.float32))
+
+  @jax.jit
+  def drawn(key):
+    return draw(jnp.broadcast_to(log_probs, (n, num)), uniforms(key, (n,)))
+
+  x = np.concatenate([drawn(key) for key in jax.random.split(jax.random.key(1), rounds)])
+  rare = probs[x] < 1e-4
+  share = (probs[probs < 1e-4]).sum() / probs.sum()
+  assert abs(rare.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(x))
+  # Uniform among themselves: quarters of the vocabulary, and places in a run.
+  for part, parts in ((x[rare] * 4 // num, 4), (x[rare] % 128 // 16, 8)):
+    counts = np.bincount(part, minlength=parts)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < parts + 5 * np.sqrt(2 * parts)
+
+
+def test_nothing_impossible_is_drawn_at_the_edges():
+  """Where prefix sums round up and down, and at the largest and smallest uniform number."""
+  rng = np.random.default_rng(0)
+  probs = rng.random((4000, 300)) * (rng.random((4000, 300)) < 0.2)
+  probs /= probs.sum(-1, keepdims=True)
+  log_probs = jnp.log(jnp.asarray(probs, jnp.float32))
+  for u in (0.0, 1.0 - 2.0**-24):
+    x = np.asarray(draw(log_probs, jnp.full((4000, 2), u, jnp.float32)))
+    assert (np.take_along_axis(probs, x[:, None], -1) > 0).all()
+    possible = [np.flatnonzero(row) for row in probs]
+    expected = [row[0 if u == 0.0 else -1] for row in possible]
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_draws_do_not_carry_a_gradient():
+  u = uniforms(jax.random.key(0), (5,))
+  grad = jax.grad(lambda x: draw(jax.nn.log_softmax(x), u).astype(float).sum())(jnp.ones((5, 3)))
+  assert not grad.any()

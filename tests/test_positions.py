@@ -1,0 +1,230 @@
+"""Predictions computed for a part of the positions at a time are those of all positions at once."""
+
+import functools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import coins_dmmd, digits_dmmd
+from dmmd_jax import parallel, positions, training
+from dmmd_jax.data.pipeline import Batch, Dataset
+from dmmd_jax.networks import gpt2
+from dmmd_jax.phases import build, distill, reference, teacher
+from dmmd_jax.positions import Deferred, map_positions, whole
+
+KEY = jax.random.key(7)
+TEXT = Dataset(np.zeros((1, 16), np.int32), np.zeros((1, 16), np.int32), 5)
+IMAGES = Dataset(np.zeros((1, 8, 8, 1), np.int32), np.zeros((1, 8, 8, 1), np.int32), 5)
+LABELLED = Dataset(IMAGES.train, IMAGES.train, 5, np.full(1, 2), np.full(1, 2))
+
+
+def in_parts(monkeypatch, num_bytes=200):
+  """As small as they can be, from here on."""
+  monkeypatch.setattr(positions, "_PART_BYTES", num_bytes)
+
+
+def test_parts_of_positions_are_joined_in_their_order(monkeypatch):
+  x = jnp.arange(2 * 12.0).reshape(2, 12)
+  features = jnp.arange(2 * 6.0).reshape(2, 6)  # two positions each
+  t = jnp.array([1.0, 2.0])
+  seen = []
+
+  def logits(features, t):
+    return (jnp.repeat(features, 2, 1)[..., None] + jnp.arange(4.0)) * t[:, None, None]
+
+  def function(array, x, t):
+    seen.append(array.shape)
+    return array.sum(-1) + x * t[:, None], {"x": x}
+
+  deferred = Deferred(logits, (features, t))
+  assert deferred.shape == (2, 12, 4) and deferred.nbytes == 2 * 12 * 4 * 4
+  expected = map_positions(function, deferred, x, t)
+  monkeypatch.setattr(positions, "_PART_BYTES", 2 * 4 * 4 * 4)
+  found = map_positions(function, deferred, x, t)
+  assert seen == [(2, 12, 4), (2, 4, 4)]
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  # Arrays that are there already are taken as they are.
+  map_positions(function, whole(deferred), x, t)
+  assert seen[-1] == (2, 12, 4)
+
+
+def test_parts_are_as_many_as_fit_and_divide_every_axis(monkeypatch):
+  seen = []
+
+  def num_parts(length, patches, num_bytes):
+    monkeypatch.setattr(positions, "_PART_BYTES", num_bytes)
+    features = jnp.zeros((1, patches, 1))
+    logits = lambda h: jnp.zeros((1, h.shape[1] * (length // patches), 2))
+    seen.clear()
+    map_positions(lambda a: seen.append(a.shape[1]) or a[..., 0], Deferred(logits, (features,)))
+    return length // seen[0]
+
+  assert num_parts(24, 12, 24 * 8) == 1
+  assert num_parts(24, 12, 23 * 8) == 2
+  assert num_parts(24, 12, 5 * 8) == 6
+  assert num_parts(24, 12, 1) == 12
+  with parallel.use(parallel.make_mesh((4, 2, 1))):  # of which each device has an eighth
+    assert num_parts(24, 12, 3 * 8) == 1
+    assert num_parts(24, 12, 8) == 3
+
+
+def make_config(dataset, **distill_settings):
+  config = (coins_dmmd if dataset is TEXT else digits_dmmd).get_config()
+  config.network.update(
+    {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "embed_dim": 4}
+  )
+  config.network.update({"patch": 2, "conv": 0, "block": 0, "classes": dataset is LABELLED})
+  d = config.distill
+  d.update({"teacher": "network", "noise": "gaussian", "steps": 2, "from_prior": False})
+  d.score.update({"scales": ((0, 1, (2.0,)),), "target_nfe": 2})
+  for name, value in distill_settings.items():
+    *section, name = name.split("__")
+    target = d.score if section == ["score"] else config[section[0]] if section else d
+    target[name] = value
+  return config
+
+
+def parameters(denoiser, seed):
+  """Random where a network begins with zeros."""
+  leaves, tree = jax.tree.flatten(nn.unbox(jax.eval_shape(denoiser.init, KEY)))
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  drawn = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+  return tree.unflatten(drawn)
+
+
+def make_batch(dataset, size=4):
+  tokens = jax.random.randint(jax.random.key(1), (size, *dataset.shape), 0, 5)
+  return Batch(tokens, jnp.arange(size) % 3 if dataset is LABELLED else None)
+
+
+def distillation(dataset, **settings):
+  """Losses with gradients in all parameters of student and auxiliary model."""
+  config = make_config(dataset, **settings)
+  denoiser = build.make_denoiser(config, dataset)
+  student = build.make_denoiser(config, dataset, student=True)
+  losses = distill.make_losses(config, dataset, denoiser, student)
+  params = parameters(student, 2), parameters(denoiser, 3), parameters(denoiser, 4)
+
+  def loss(eta, phi):
+    generator, auxiliary, metrics = losses(eta, phi, params[2], make_batch(dataset), KEY)
+    return generator + (0.0 if auxiliary is None else 0.7 * auxiliary), metrics
+
+  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*params[:2])
+
+
+def training_of_a_teacher(dataset, **settings):
+  config = make_config(dataset, **settings)
+  denoiser = build.make_denoiser(config, dataset)
+
+  def loss(params):
+    return teacher.teacher_loss(params, denoiser, config.teacher, make_batch(dataset), KEY)
+
+  return jax.jit(jax.value_and_grad(loss))(parameters(denoiser, 2))
+
+
+def samples(dataset, **settings):
+  config = make_config(dataset, **settings)
+  denoiser = build.make_denoiser(config, dataset).guided(config.distill.guidance)
+  sample = build.make_sampler(denoiser, None, temperature=0.8, top_p=0.9)
+  draw = jax.jit(lambda params: sample(params, KEY, (64, *dataset.shape), 3))
+  return draw(parameters(denoiser, 2))
+
+
+def likelihood_by_gpt2():
+  module = gpt2.GPT2(gpt2.GPT2Config(7, 8, 8, 1, 2))
+  params = module.init(KEY, jnp.zeros((1, 1), jnp.int32))["params"]
+  x = jax.random.randint(KEY, (3, 8), 0, 7)
+  loss = lambda params: reference.gpt2_nll(module, params, x).mean()
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
+UNIFORM = {"process__name": "uniform"}
+BOUND = UNIFORM | {"teacher__loss": "bound", "loss": "bound", "auxiliary_target": "hard"}
+CASES = {
+  "dmmd": functools.partial(distillation, TEXT, method="dmmd", top_p=0.8),
+  "uniform": functools.partial(distillation, TEXT, method="dmmd", **BOUND),
+  "forward": functools.partial(distillation, TEXT, method="dmmd", renoise="forward"),
+  "score": functools.partial(distillation, TEXT, method="kernel_score", score__num_noises=3),
+  "marginal": functools.partial(
+    distillation, TEXT, method="kernel_score", score__objective="marginal"
+  ),
+  "blocks": functools.partial(distillation, TEXT, method="dmmd_kernel", network__block=8),
+  "both_of_images": functools.partial(distillation, IMAGES, method="dmmd_kernel"),
+  "guided": functools.partial(
+    distillation, LABELLED, method="dmmd_kernel", guidance=1.5, score__target="teacher"
+  ),
+  "teacher": functools.partial(training_of_a_teacher, TEXT),
+  "teacher_of_images": functools.partial(training_of_a_teacher, IMAGES),
+  "teacher_uniform": functools.partial(training_of_a_teacher, TEXT, **BOUND),
+  "samples": functools.partial(samples, TEXT),
+  "samples_of_images": functools.partial(samples, LABELLED, guidance=1.5),
+  "gpt2": likelihood_by_gpt2,
+}
+
+
+@pytest.mark.parametrize("compute", CASES.values(), ids=CASES)
+def test_losses_gradients_and_draws_are_those_of_all_positions(compute, monkeypatch):
+  expected = compute()
+  numbers = []
+  split = positions._split
+  monkeypatch.setattr(positions, "_split", lambda x, n: numbers.append(n) or split(x, n))
+  in_parts(monkeypatch)
+  found = compute()
+  assert min(numbers) > 1
+
+  def compare(a, b):
+    if jnp.issubdtype(a.dtype, jnp.integer):
+      np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+  jax.tree.map(compare, found, expected)
+
+
+def test_a_rollout_draws_the_same_tokens(monkeypatch):
+  config = make_config(TEXT, method="dmmd")
+  student = build.make_denoiser(config, TEXT, student=True)
+  method = distill.dmmd.DMMD(student.process)
+
+  @jax.jit
+  def draw(eta):
+    r = distill.dmmd.rollout(method, student.log_mean, eta, make_batch(TEXT).tokens, KEY)
+    return r.x, r.z_s
+
+  expected = draw(parameters(student, 2))
+  in_parts(monkeypatch)
+  jax.tree.map(np.testing.assert_array_equal, draw.__wrapped__(parameters(student, 2)), expected)
+
+
+@pytest.mark.parametrize("phase", ["teacher", "distill"])
+def test_no_array_has_all_states_of_all_positions(phase, monkeypatch):
+  """In the program of a step, with an alphabet whose size nothing else has."""
+  dataset = Dataset(np.zeros((1, 16), np.int32), np.zeros((1, 16), np.int32), 37)
+  config = make_config(TEXT, method="dmmd", top_p=0.8)
+  denoiser = build.make_denoiser(config, dataset)
+  params = parameters(denoiser, 2)
+  if phase == "teacher":
+    optimizer = training.make_optimizer(config.teacher.optimizer, 10)
+    step = teacher.make_step(config, denoiser, optimizer)
+    state, size = teacher.initial_state(params, optimizer), 4
+  else:
+    init, step = distill.make_step(config, dataset, denoiser)
+    state, size = nn.unbox(init(KEY, params)), 4 * distill.updates_per_step(config.distill)
+  batch = Batch(jnp.zeros((size, 16), jnp.int32))
+
+  def largest():
+    text = str(jax.make_jaxpr(lambda *args: step(*args))(state, batch, KEY))  # traced anew
+    shapes = (found.split(",") for found in positions_of_37(text))
+    return max(int(np.prod([int(n) for n in shape if n != "37"])) for shape in shapes)
+
+  assert largest() >= 4 * 16
+  in_parts(monkeypatch, 4 * 2 * 37 * 4)  # two positions
+  assert largest() <= max(4 * 2, 16)  # 16 is the width of the network
+
+
+def positions_of_37(text):
+  """The shapes with that axis, such as `4,2,37`, in the text of a program."""
+  return [x for x in re.findall(r"\[([\d,]+)\]", text) if "37" in x.split(",")]
