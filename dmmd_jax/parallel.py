@@ -1,7 +1,8 @@
 """The device mesh, and which axis of which array is split over it."""
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -39,6 +40,28 @@ def use(mesh: Mesh) -> Iterator[None]:
   """Within it, what networks say of the axes of their activations holds for `mesh`."""
   with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
     yield
+
+
+def platform() -> str | None:
+  """Of the devices of the mesh in use, if any; they need not be those of this machine."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device and device.platform
+
+
+def batch_shards() -> int:
+  """How many parts of a batch the devices of the mesh in use have; 1 without one."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return math.prod(sizes.get(axis, 1) for axis in _BATCH)
+
+
+def split_examples(function: Callable, *arrays: jax.Array) -> Any:
+  """`function(*arrays)` of arrays `[B, ...]`, by every device of the mesh in use for its examples.
+
+  Where they do not divide the batch, by every device for all of them. For what XLA cannot split.
+  """
+  whole = any(len(x) % batch_shards() for x in arrays)
+  spec = PartitionSpec(() if whole else _BATCH)
+  return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*arrays)
 
 
 def describe(mesh: Mesh) -> str:

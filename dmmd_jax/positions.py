@@ -12,6 +12,8 @@ from typing import Any
 import flax
 import jax
 
+from dmmd_jax import parallel
+
 # Bytes on a device that a deferred array may take at a time; a step needs several of them.
 _PART_BYTES = 1 << 28
 # The `jax.ad_checkpoint.checkpoint_name` of what parts leave for their gradients, which compute all
@@ -81,8 +83,7 @@ def _num_parts(arguments: tuple, leaves: list[jax.Array]) -> int:
   largest = max((x.nbytes for x in arguments if isinstance(x, Deferred)), default=0)
   if largest <= _PART_BYTES:
     return 1
-  mesh = jax.sharding.get_abstract_mesh()
-  largest /= math.prod(mesh.shape.get(axis, 1) for axis in ("data", "fsdp"))
+  largest /= parallel.batch_shards()
   most = math.gcd(*(x.shape[1] for x in leaves if x.ndim > 1))
   parts = (n for n in range(1, most) if most % n == 0 and largest <= n * _PART_BYTES)
   return next(parts, most)

@@ -10,10 +10,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "dmmd_jax"
 # What a room may import of the others; rooms that are not listed are only kept from circles.
 ALLOWED = {
-  "diffusion": set(),
-  "networks": set(),
+  "diffusion": {"parallel", "positions"},
+  "networks": {"parallel"},
   "mmd": set(),
-  "distillation": {"diffusion"},
+  "distillation": {"diffusion", "positions"},
   "training": {"checkpoints", "data", "estimate", "parallel", "progress", "signals"},
 }
 LONGEST = 300

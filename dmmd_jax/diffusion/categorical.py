@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dmmd_jax.diffusion.nucleus import smallest_kept
 from dmmd_jax.positions import KEPT
 
 # Categories of a run, by which draws are made in two steps: of few categories, of many. A multiple
@@ -27,31 +28,12 @@ def truncate(
   if temperature != 1.0:
     log_probs = jax.nn.log_softmax(log_probs / temperature)
   if top_p < 1.0:
-    probs = jnp.exp(jax.lax.stop_gradient(log_probs))
-    kept = probs >= checkpoint_name(smallest_kept(probs, top_p), KEPT)
-    log_probs = jax.nn.log_softmax(jnp.where(kept, log_probs, log_probs - penalty))
+    probs = jnp.exp(log_probs)
+    fixed = jax.lax.stop_gradient(probs)
+    kept = fixed >= checkpoint_name(smallest_kept(fixed, top_p), KEPT)
+    mass = jnp.where(kept, probs, math.exp(-penalty) * probs).sum(-1, keepdims=True)
+    log_probs = jnp.where(kept, log_probs, log_probs - penalty) - jnp.log(mass)
   return log_probs
-
-
-def smallest_kept(probs: jax.Array, top_p: float) -> jax.Array:
-  """The smallest of probabilities float32 `[..., K]` that top-p keeps, `[..., 1]`.
-
-  That is the least number above which there is less mass than `top_p`, found by bisection over all
-  floats from 0 to 2, whose order is that of their bits: a sort of a large vocabulary would take
-  more time on a TPU than all else together.
-  """
-
-  def bisect(_, bounds):
-    low, high = bounds
-    middle = low + (high - low) // 2
-    threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)
-    above = jnp.where(probs > threshold, probs, 0.0).sum(-1, keepdims=True)
-    return jnp.where(above < top_p, low, middle + 1), jnp.where(above < top_p, middle, high)
-
-  two = jax.lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32)
-  low = jnp.zeros_like(probs[..., :1], jnp.int32)
-  _, found = jax.lax.fori_loop(0, 31, bisect, (low, jnp.full_like(low, two)))
-  return jax.lax.bitcast_convert_type(found, jnp.float32)
 
 
 @jax.named_scope("vocabulary")
@@ -65,11 +47,13 @@ def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
   num = log_probs.shape[-1]
   run = _LARGE_RUN if num > _LARGE else min(num, _RUN)
   probs = jnp.exp(jax.lax.stop_gradient(log_probs))
+  window = (1,) * (probs.ndim - 1) + (run,)
   padding = [(0, 0)] * (probs.ndim - 1) + [(0, -num % run)]
-  runs = jnp.pad(probs, padding).reshape(*probs.shape[:-1], -1, run)
-  which = _first_above(runs.sum(-1), u[..., 0])
-  of_run = jnp.take_along_axis(runs, which[..., None, None], -2)[..., 0, :]
-  return which * run + _first_above(of_run, u[..., 1])
+  runs = jax.lax.reduce_window(probs, 0.0, jax.lax.add, window, window, padding)
+  begin = run * _first_above(runs, u[..., 0])
+  places = begin[..., None] + jnp.arange(run)
+  of_run = jnp.take_along_axis(probs, places, -1, mode="fill", fill_value=0.0)
+  return begin + _first_above(of_run, u[..., 1])
 
 
 def uniforms(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -7,9 +7,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from dmmd_jax import parallel
+
 # Queries and keys that a TPU's kernel works on at a time, and what their numbers must be multiples
 # of.
-_BLOCK, _TILE = 512, 128
+_BLOCK, _BACKWARD_BLOCK, _TILE = 512, 1024, 128
 # Keys from which on it pays: by the TPU compiler's account, not at 256 (cifar_dmmd), but at 1,024.
 _FEWEST_KEYS = 512
 
@@ -17,22 +19,17 @@ _FEWEST_KEYS = 512
 def attend(
   q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | jax.Array | None = None
 ) -> jax.Array:
-  """Softmax attention of queries `[B, Q, heads, features]` over keys and values `[B, K, ...]`.
+  """Softmax attention of queries `[B, heads, features, Q]` over keys and values `[B, ..., K]`.
 
-  `mask` says which keys a query sees: bool `[Q, K]`, broadcast against `[B, heads, Q, K]`, or None
-  for all. On a TPU, within `parallel.use`, one that is known before the program runs (a numpy
+  Returns `[B, Q, heads, features]`. `mask` bool `[Q, K]` says which keys a query sees; None stands
+  for all. On a TPU, within `parallel.use`, a mask that is known before the program runs (a numpy
   array, or None) goes to splash attention, for which blocks that nobody sees cost nothing.
   """
   with jax.named_scope("attention"):
-    if _platform() == "tpu" and _suits_splash(q, k, mask):
+    if parallel.platform() == "tpu" and _suits_splash(q, k, mask):
       return _sharded_splash(q, k, v, mask)
+    q, k, v = (x.transpose(0, 3, 1, 2) for x in (q, k, v))
     return jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[None, None])
-
-
-def _platform() -> str | None:
-  """Of the devices of the mesh in use, which need not be those of this machine."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device and device.platform
 
 
 def _suits_splash(q: jax.Array, k: jax.Array, mask) -> bool:
@@ -42,12 +39,12 @@ def _suits_splash(q: jax.Array, k: jax.Array, mask) -> bool:
     for length, axis in zip(q.shape, _spec(), strict=True)
   )
   known = mask is None or isinstance(mask, np.ndarray)
-  long = k.shape[1] >= _FEWEST_KEYS
-  return known and divides and long and q.shape[1] % _TILE == 0 and k.shape[1] % _TILE == 0
+  long = k.shape[3] >= _FEWEST_KEYS
+  return known and divides and long and q.shape[3] % _TILE == 0 and k.shape[3] % _TILE == 0
 
 
 def _spec() -> jax.sharding.PartitionSpec:
-  return nn.logical_to_mesh_axes(("batch", None, "heads", None))
+  return nn.logical_to_mesh_axes(("batch", "heads", None, None))
 
 
 def _names(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -58,38 +55,43 @@ def _sharded_splash(q: jax.Array, k: jax.Array, v: jax.Array, mask) -> jax.Array
   """Each device attends for its own examples and heads."""
   spec = _spec()
   local = functools.partial(splash, mask=mask)
-  return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+  attend = jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+  return attend(q, k, v).swapaxes(1, 2)
 
 
 def splash(
   q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | None, interpret: bool = False
 ) -> jax.Array:
-  """`attend` by jax's splash attention; `interpret` runs it on a CPU."""
+  """`[B, heads, Q, features]`, by jax's splash attention; `interpret` runs it on a CPU."""
   # Imported late: it takes a second, and only TPUs need it.
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-  lengths = q.shape[1], k.shape[1]
+  lengths = q.shape[3], k.shape[3]
   of_head = masks.FullMask(lengths) if mask is None else masks.NumpyMask(mask)
   queries, keys = (_block(length) for length in lengths)
   kernel = kernels.make_splash_mha(
-    masks.MultiHeadMask([of_head] * q.shape[2]),
+    masks.MultiHeadMask([of_head] * q.shape[1]),
     block_sizes=kernels.BlockSizes(
       block_q=queries,
       block_kv=keys,
       block_q_dkv=queries,
-      block_kv_dkv=keys,
+      # Each block of keys leaves a part of the queries' gradient, which are added up outside.
+      block_kv_dkv=_block(lengths[1], _BACKWARD_BLOCK),
+      block_kv_dkv_compute=keys,
       use_fused_bwd_kernel=True,
+      q_layout=kernels.QKVLayout.SEQ_MINOR,
+      k_layout=kernels.QKVLayout.SEQ_MINOR,
+      v_layout=kernels.QKVLayout.SEQ_MINOR,
     ),
     head_shards=1,
     q_seq_shards=1,
     interpret=interpret,
   )
-  q = q * q.shape[-1] ** -0.5
-  heads_first = (x.swapaxes(1, 2) for x in (q, k, v))
-  return jax.vmap(kernel)(*heads_first).swapaxes(1, 2)
+  q = q * q.shape[2] ** -0.5
+  return jax.vmap(kernel)(*(x.swapaxes(2, 3) for x in (q, k, v)))
 
 
-def _block(length: int) -> int:
-  """The largest multiple of a tile up to `_BLOCK` that divides a length."""
-  return max(size for size in range(_TILE, _BLOCK + 1, _TILE) if length % size == 0)
+def _block(length: int, largest: int = _BLOCK) -> int:
+  """The largest multiple of a tile up to `largest` that divides a length."""
+  return max(size for size in range(_TILE, largest + 1, _TILE) if length % size == 0)

@@ -65,7 +65,7 @@ class _Layer(nn.Module):
     qkv = nn.Dense(3 * c.n_embd, name="attn_c_attn")(normed)
     heads = qkv.reshape(*h.shape[:2], 3, c.n_head, c.n_embd // c.n_head)
     causal = np.tri(h.shape[1], dtype=bool)
-    attended = attend(*jnp.moveaxis(heads, 2, 0), causal)
+    attended = attend(*heads.transpose(2, 0, 3, 4, 1), causal)
     h += nn.Dense(c.n_embd, name="attn_c_proj")(attended.reshape(h.shape))
     normed = nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_2")(h)
     hidden = nn.gelu(nn.Dense(4 * c.n_embd, name="mlp_c_fc")(normed), approximate=True)

@@ -1,14 +1,12 @@
-"""What networks are made of: layers with logical axis names, and the transformer stack."""
+"""What networks are made of: maps with logical axis names, embeddings, norms."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-
-from dmmd_jax.networks.attention import attend
 
 # A table look-up is a matrix product up to this many states: its gradient, a scatter, is slow.
 _ONE_HOT_STATES = 1024
@@ -45,98 +43,12 @@ class NetworkConfig:
   remat: str = "none"
 
 
-class Cache(NamedTuple):
-  """Keys and values of a sequence, `[depth, B, positions, heads, width/heads]`, as far as known."""
-
-  keys: jax.Array
-  values: jax.Array
-
-  @classmethod
-  def empty(cls, c: NetworkConfig, batch_size: int, positions: int) -> "Cache":
-    zeros = jnp.zeros((c.depth, batch_size, positions, c.heads, c.width // c.heads), c.dtype)
-    return cls(zeros, zeros)
-
-
-def stack(c: NetworkConfig, training: bool, name: str, block: int = 0, conv: int = 0):
-  """Layers under one `lax.scan`: `(h, time, angles, mask, cache, first) -> (h, cache)`.
-
-  `h` `[B, positions, width]`; `time` `[B, T, width]` for `T` evenly shared times; `angles` of
-  rotary positions or None; `mask` bool `[queries, keys]` or None, as `attend` has it;
-  `first` is the place of the first position in the cache. Before attention `conv` neighbours are
-  mixed, within blocks of `block` positions.
-  """
-  layers = nn.scan(
-    remat(_Layer, c.remat, in_loop=True),
-    variable_axes={"params": 0},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast),
-    length=c.depth,
-    metadata_params={nn.PARTITION_NAME: "layers"},
-  )
-  return layers(c, training, block, conv, name=name)
-
-
 def remat(layer: type[nn.Module], policy: str, in_loop: bool = False) -> type[nn.Module]:
   """A layer whose backward pass computes again what the policy of that name does not save."""
   if policy == "none":
     return layer
   # Outside of a loop XLA would find that the same is computed twice, and save it after all.
   return nn.remat(layer, prevent_cse=not in_loop, policy=_REMAT_POLICIES[policy])
-
-
-class _Layer(nn.Module):
-  config: NetworkConfig
-  training: bool
-  block: int
-  conv: int
-
-  @nn.compact
-  def __call__(self, h, time, angles, mask, cache, first):
-    c = self.config
-    h = split_examples(h)
-    shift1, scale1, gate1, shift2, scale2, gate2 = modulation(time, c.width, 6, c.dtype)
-    b, length, _ = h.shape
-    mixed = modulate_positions(h, shift1, scale1)
-    if self.conv:
-      mixed = self._mix_neighbours(mixed)
-    # Heads come first, so that splitting the product over devices splits it by heads.
-    qkv = dense(3 * c.width, ("embed", "heads"), c.dtype, name="qkv")(mixed)
-    q, k, v = jnp.moveaxis(qkv.reshape(b, length, c.heads, 3, c.width // c.heads), 3, 0)
-    q = nn.RMSNorm(dtype=c.dtype, name="q_norm")(q)
-    k = nn.RMSNorm(dtype=c.dtype, name="k_norm")(k)
-    if angles is not None:
-      q, k = _rotate(q, *angles), _rotate(k, *angles)
-    if cache is not None:
-      k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, first, 1)
-      v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, first, 1)
-      cache = Cache(k, v)
-    attended = attend(q, k, v, mask).reshape(b, length, c.width)
-    attended = dense(c.width, ("heads", "embed"), c.dtype, name="attended")(attended)
-    attended = checkpoint_name(attended, "narrow")
-    h += _per_position(gate1, length) * self._drop(attended)
-    hidden = dense(c.mlp_ratio * c.width, ("embed", "mlp"), c.dtype, name="mlp_in")(
-      modulate_positions(h, shift2, scale2)
-    )
-    hidden = dense(c.width, ("mlp", "embed"), c.dtype, name="mlp_out")(self._drop(nn.gelu(hidden)))
-    hidden = checkpoint_name(hidden, "narrow")
-    return h + _per_position(gate2, length) * hidden, cache
-
-  def _drop(self, h: jax.Array) -> jax.Array:
-    return nn.Dropout(self.config.dropout, deterministic=not self.training)(h)
-
-  def _mix_neighbours(self, h: jax.Array) -> jax.Array:
-    """A depthwise convolution that no block looks out of, the identity at first."""
-    c = self.config
-    centre = self.conv // 2
-    kernel = self.param(
-      "conv",
-      partitioned(lambda key, shape: jnp.zeros(shape).at[centre].set(1.0), None, "embed"),
-      (self.conv, c.width),
-    ).astype(c.dtype)
-    blocks = h.reshape(-1, min(self.block, h.shape[1]), c.width)
-    padded = jnp.pad(blocks, ((0, 0), (centre, self.conv - 1 - centre), (0, 0)))
-    shifted = (kernel[i] * padded[:, i : i + blocks.shape[1]] for i in range(self.conv))
-    return sum(shifted).reshape(h.shape)
 
 
 def partitioned(initializer, *names):
@@ -154,8 +66,18 @@ def dense(features: int, axes: tuple, dtype, zero: bool = False, name: str | Non
   return lambda h: apply_flat(layer, h)
 
 
+def logits(features: int, dtype) -> nn.Dense:
+  """A module for `apply_flat`: the head of a network, zero at first.
+
+  Its products are float32 from the start; to round them to bfloat16 would cost precision, and
+  passes over the largest arrays.
+  """
+  in_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+  return affine(features, ("embed", "vocab"), dtype, zero=True, dot_general=in_float32)
+
+
 def affine(
-  features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None
+  features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None, **settings
 ) -> nn.Dense:
   """A module for `apply_flat`, with logical axis names."""
   initializer = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
@@ -165,6 +87,7 @@ def affine(
     kernel_init=partitioned(initializer, *axes),
     bias_init=partitioned(nn.initializers.zeros, axes[-1]),
     name=name,
+    **settings,
   )
 
 
@@ -242,24 +165,9 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 def modulate_positions(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
   """`modulate` of `h` `[B, positions, F]` with `T` shifts and scales that share the positions."""
-  return modulate(h, _per_position(shift, h.shape[1]), _per_position(scale, h.shape[1]))
+  return modulate(h, per_position(shift, h.shape[1]), per_position(scale, h.shape[1]))
 
 
-def _per_position(x: jax.Array, length: int) -> jax.Array:
+def per_position(x: jax.Array, length: int) -> jax.Array:
   """`[B, T, F]` to `[B, length, F]`, or left as it is to be broadcast where `T = 1`."""
   return x if x.shape[1] == 1 else jnp.repeat(x, length // x.shape[1], axis=1)
-
-
-def rotary_angles(grid: tuple[int, ...], head_dim: int, dtype) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines `[positions, 1, head_dim/2]`; an image's axes share the frequencies."""
-  per_axis = head_dim // 2 // len(grid)
-  frequencies = 1.0 / 10000.0 ** (jnp.arange(per_axis) / per_axis)
-  coordinates = jnp.meshgrid(*(jnp.arange(n) for n in grid), indexing="ij")
-  angles = jnp.concatenate([x.reshape(-1, 1) * frequencies for x in coordinates], -1)[:, None]
-  return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
-
-
-def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Rotates pairs of features of `x` `[B, positions, heads, head_dim]`."""
-  a, b = jnp.split(x, 2, -1)
-  return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)

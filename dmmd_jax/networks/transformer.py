@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmmd_jax.networks import layers
-from dmmd_jax.networks.layers import Cache, NetworkConfig, dense, partitioned
+from dmmd_jax.networks import blocks, layers
+from dmmd_jax.networks.blocks import Cache
+from dmmd_jax.networks.layers import NetworkConfig, dense, partitioned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Transformer(nn.Module):
     c = self.config
     channels = c.shape[2] if len(c.shape) == 3 else 1
     features = c.patch ** len(c.grid) * channels * c.num_categories
-    self.logits = layers.affine(features, ("embed", "vocab"), c.dtype, zero=True)
+    self.logits = layers.logits(features, c.dtype)
 
   def __call__(self, z: jax.Array, t: jax.Array, *args, **kwargs):
     features = self.features(z, t, *args, **kwargs)
@@ -83,7 +84,7 @@ class Transformer(nn.Module):
       shape = (*logits.shape[:3], c.shape[2])
     else:
       shape = (len(logits), -1)
-    return logits.astype(jnp.float32).reshape(*shape, c.num_categories)
+    return logits.reshape(*shape, c.num_categories)
 
   @nn.compact
   def features(
@@ -125,9 +126,9 @@ class Transformer(nn.Module):
       )
       h += table[place].astype(c.dtype)
     else:
-      angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
-      angles = tuple(a[place] for a in angles)
-    stack = layers.stack(c, training, "layers", c.block_patches, c.conv)
+      angles = blocks.rotary_angles(c.grid, c.width // c.heads, c.dtype)
+      angles = tuple(a[:, place] for a in angles)
+    stack = blocks.scan_blocks(c, training, "layers", c.block_patches, c.conv)
     h, cache = stack(h, time, angles, mask, cache, first)
     h = layers.modulate_positions(h, *layers.modulation(time, c.width, 2, c.dtype, "out_norm"))
     h = h[:, :length]

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmmd_jax.networks import layers
+from dmmd_jax.networks import blocks, layers
 from dmmd_jax.networks.layers import NetworkConfig, dense, partitioned
 
 
@@ -45,7 +45,7 @@ class UViT(nn.Module):
   def setup(self):
     c = self.config
     features = c.shape[2] * c.num_categories
-    self.logits = layers.affine(features, ("embed", "vocab"), c.dtype, zero=True)
+    self.logits = layers.logits(features, c.dtype)
 
   def __call__(self, z: jax.Array, t: jax.Array, *args, **kwargs) -> jax.Array:
     return self.head(self.features(z, t, *args, **kwargs))
@@ -53,7 +53,7 @@ class UViT(nn.Module):
   def head(self, features: jax.Array) -> jax.Array:
     """Logits of features `[B, H, W, channels]`."""
     c = self.config
-    logits = layers.apply_flat(self.logits, features).astype(jnp.float32)
+    logits = layers.apply_flat(self.logits, features)
     return logits.reshape(*features.shape[:3], c.shape[2], c.num_categories)
 
   @nn.compact
@@ -82,9 +82,9 @@ class UViT(nn.Module):
         h = res_block(c, c.channels[level], training, name=f"down_{level}_block_{i}")(h, time)
         skips.append(h)
       h = dense(below, ("patch", "embed"), c.dtype, name=f"down_{level}")(layers.fold(h, 2))
-    angles = layers.rotary_angles(c.grid, c.width // c.heads, c.dtype)
+    angles = blocks.rotary_angles(c.grid, c.width // c.heads, c.dtype)
     h = h.reshape(len(z), -1, c.width)
-    h, _ = layers.stack(c, training, "layers")(h, time, angles, None, None, 0)
+    h, _ = blocks.scan_blocks(c, training, "layers")(h, time, angles, None, None, 0)
     h = h.reshape(len(z), *c.grid, c.width)
     for level, features in reversed(list(enumerate(c.channels))):
       h = dense(4 * features, ("embed", "mlp"), c.dtype, name=f"up_{level}")(h)

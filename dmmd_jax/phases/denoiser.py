@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion import processes
 from dmmd_jax.networks import noise
-from dmmd_jax.networks.layers import Cache
+from dmmd_jax.networks.blocks import Cache
 from dmmd_jax.positions import Deferred
 
 
