@@ -5,12 +5,15 @@ predictions of networks are therefore `Deferred`, and losses, draws and metrics,
 position at a time, are mapped over them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from dmmd_jax import parallel
 
@@ -58,33 +61,117 @@ def map_positions(function: Callable[..., Any], *arguments: Any) -> Any:
   Arguments are as those of a `Deferred`. Where a deferred one is large, `function` sees parts of
   the positions, one after the other; the gradient computes each part again.
   """
-
-  def of_part(arguments):
-    return function(*(whole(argument) for argument in arguments))
-
-  leaves, structure = jax.tree.flatten(arguments)
-  num_parts = _num_parts(arguments, leaves)
-  if num_parts == 1:
-    return of_part(arguments)
-
-  def step(_, split):
-    split = iter(split)
-    parts = [next(split) if x.ndim > 1 else x for x in leaves]
-    return None, of_part(structure.unflatten(parts))
-
+  parts = _Parts(function, arguments)
+  if parts.number == 1:
+    return parts.compute(parts.split)
   policy = jax.checkpoint_policies.save_only_these_names(KEPT)
-  step = jax.checkpoint(step, prevent_cse=False, policy=policy)
-  _, results = jax.lax.scan(step, None, [_split(x, num_parts) for x in leaves if x.ndim > 1])
+  compute = jax.checkpoint(parts.compute, prevent_cse=False, policy=policy)
+  _, results = jax.lax.scan(lambda _, part: (None, compute(part)), None, parts.split)
   return jax.tree.map(_join, results)
 
 
-def _num_parts(arguments: tuple, leaves: list[jax.Array]) -> int:
-  """The fewest equal parts of which none is too large."""
+def mean_positions(function: Callable[..., tuple], *arguments: Any) -> tuple[tuple, Any]:
+  """`(losses, values)`: means of the losses `[B, positions, ...]` of `function`, and its values.
+
+  Arguments are as in `map_positions`, values as its results, but without a gradient. That of the
+  losses is computed together with them, so that no part is computed twice.
+  """
+  parts = _Parts(function, arguments)
+  if parts.number == 1:
+    losses, values = parts.compute(parts.split)
+    return tuple(loss.mean() for loss in losses), jax.lax.stop_gradient(values)
+
+  def compute(part):
+    losses, values = parts.compute(part)
+    return tuple(loss.mean() / parts.number for loss in losses), values
+
+  compute, closed = jax.closure_convert(compute, [x[0] for x in parts.split])
+  return _mean_of_parts(compute, parts.split, closed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mean_of_parts(compute, split, closed):
+  """Sums of the losses of `compute(part, *closed)` over the parts, and the values joined."""
+  _, (losses, values) = jax.lax.scan(lambda _, x: (None, compute(x, *closed)), None, split)
+  return tuple(x.sum() for x in losses), jax.tree.map(_join, values)
+
+
+def _forward(compute, split, closed):
+  """Keeps the gradient of every loss in all that needs one."""
+  needed = [x.perturbed for x in (*split, *closed)]
+  split, closed = [x.value for x in split], [x.value for x in closed]
+
+  def choose(arrays, wanted):
+    return [x for x, need in zip(arrays, needed, strict=True) if need == wanted]
+
+  def merge(chosen, others):
+    chosen, others = iter(chosen), iter(others)
+    return [next(chosen if need else others) for need in needed]
+
+  def step(total, part):
+    arrays = [*part, *closed]
+
+    def losses_and_values(chosen):
+      merged = merge(chosen, choose(arrays, False))
+      return compute(merged[: len(split)], *merged[len(split) :])
+
+    losses, pullback, values = jax.vjp(losses_and_values, choose(arrays, True), has_aux=True)
+    num_split = sum(needed[: len(split)])
+    of_losses = [pullback(tuple(one))[0] for one in jnp.eye(len(losses))]
+    of_parts = [gradient[:num_split] for gradient in of_losses]
+    of_closed = [gradient[num_split:] for gradient in of_losses]
+    return jax.tree.map(jnp.add, total, of_closed), (losses, values, of_parts)
+
+  zeros = [jnp.zeros_like(x) for x, need in zip(closed, needed[len(split) :], strict=True) if need]
+  num_losses = len(jax.eval_shape(compute, [x[0] for x in split], *closed)[0])
+  of_closed, (losses, values, of_parts) = jax.lax.scan(step, [zeros] * num_losses, split)
+  gradients = [[*a, *b] for a, b in zip(of_parts, of_closed, strict=True)]
+  result = tuple(x.sum() for x in losses), jax.tree.map(_join, values)
+  return result, (gradients, needed, len(split))
+
+
+def _backward(compute, residuals, cotangents):
+  gradients, needed, num_split = residuals
+  scaled = [
+    [(g * x).astype(x.dtype) for x in gradient]
+    for g, gradient in zip(cotangents[0], gradients, strict=True)
+    if not isinstance(g, SymbolicZero)
+  ]
+  total = iter([sum(xs) for xs in zip(*scaled, strict=True)])
+  found = [next(total, None) if need else None for need in needed]
+  return found[:num_split], found[num_split:]
+
+
+_mean_of_parts.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+class _Parts:
+  """Arguments of `function` in `number` parts, the fewest of which none is too large.
+
+  `split` are the arrays `[parts, B, positions / parts, ...]` of all that has positions, or as they
+  were for a single part; `compute` calls `function` with one of them.
+  """
+
+  def __init__(self, function: Callable[..., Any], arguments: tuple):
+    self._function = function
+    self._leaves, self._structure = jax.tree.flatten(arguments)
+    self.split = [x for x in self._leaves if x.ndim > 1]
+    self.number = _num_parts(arguments, self.split)
+    if self.number > 1:
+      self.split = [_split(x, self.number) for x in self.split]
+
+  def compute(self, part: list[jax.Array]) -> Any:
+    part = iter(part)
+    leaves = [next(part) if x.ndim > 1 else x for x in self._leaves]
+    return self._function(*(whole(x) for x in self._structure.unflatten(leaves)))
+
+
+def _num_parts(arguments: tuple, split: list[jax.Array]) -> int:
   largest = max((x.nbytes for x in arguments if isinstance(x, Deferred)), default=0)
   if largest <= _PART_BYTES:
     return 1
   largest /= parallel.batch_shards()
-  most = math.gcd(*(x.shape[1] for x in leaves if x.ndim > 1))
+  most = math.gcd(*(x.shape[1] for x in split))
   parts = (n for n in range(1, most) if most % n == 0 and largest <= n * _PART_BYTES)
   return next(parts, most)
 

@@ -184,6 +184,14 @@ def test_losses_gradients_and_draws_are_those_of_all_positions(compute, monkeypa
   jax.tree.map(compare, found, expected)
 
 
+def test_gradients_of_a_network_in_bfloat16(monkeypatch):
+  compute = functools.partial(training_of_a_teacher, TEXT, network__dtype="bfloat16")
+  expected = compute()
+  in_parts(monkeypatch)
+  close = functools.partial(np.testing.assert_allclose, rtol=0.05, atol=0.02)
+  jax.tree.map(close, compute(), expected)
+
+
 def test_a_rollout_draws_the_same_tokens(monkeypatch):
   config = make_config(TEXT, method="dmmd")
   student = build.make_denoiser(config, TEXT, student=True)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
 from dmmd_jax.diffusion.processes import Masked, Process, expand, spread
-from dmmd_jax.positions import Deferred, map_positions
+from dmmd_jax.positions import Deferred, map_positions, mean_positions
 
 DIFFUSION_LOSSES = {
   "cross_entropy": losses.cross_entropy,
@@ -161,12 +161,9 @@ def dmmd_losses(
   """
   of_position = functools.partial(_losses_of_position, method)
   predictions = networks.teacher(r.z_s, r.s), networks.auxiliary(phi, r.z_s, r.s)
-  generator, to_student, to_teacher, entropies, gap = map_positions(
+  (generator_loss, auxiliary_loss), (entropies, gap) = mean_positions(
     of_position, *predictions, r.log_p, r.log_mean, r.x, r.z_s, r.s
   )
-  weight = expand(WEIGHTS[method.weight](method.process, r.s), r.z_s)
-  generator_loss = (weight * generator).mean()
-  auxiliary_loss = (weight * (to_student + method.teacher_weight * to_teacher)).mean()
   metrics = {
     "generator_loss": generator_loss,
     "auxiliary_loss": auxiliary_loss,
@@ -186,26 +183,21 @@ def _losses_of_position(
   x: jax.Array,
   z_s: jax.Array,
   s: jax.Array,
-) -> tuple[jax.Array, ...]:
-  """Shaped like `z_s`: the generator's loss, the auxiliary's two, entropy of `x`, `KL(theta|phi)`.
-
-  The losses are not weighted.
-  """
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+  """Shaped like `z_s`: losses of generator and auxiliary; entropy of `x`, `KL(theta | phi)`."""
+  weight = expand(WEIGHTS[method.weight](method.process, s), z_s)
   log_theta = jax.lax.stop_gradient(log_theta)
   log_theta = truncate(log_theta, method.temperature, method.top_p, method.top_p_penalty)
   p, theta = jnp.exp(log_p), jnp.exp(log_theta)
 
   def loss(target: jax.Array, log_x_hat: jax.Array) -> jax.Array:
-    return DIFFUSION_LOSSES[method.loss](method.process, target, log_x_hat, z_s, s)
+    return weight * DIFFUSION_LOSSES[method.loss](method.process, target, log_x_hat, z_s, s)
 
   if method.auxiliary_target == "soft":
     target = jax.lax.stop_gradient(p)
   else:
     target = jax.nn.one_hot(x, method.process.num_categories)
-  return (
-    loss(p, log_theta) - loss(p, jax.lax.stop_gradient(log_phi)),
-    loss(target, log_phi),
-    loss(theta, log_phi),
-    entropy(log_mean),
-    (theta * (log_theta - log_phi)).sum(-1),
-  )
+  generator = loss(p, log_theta) - loss(p, jax.lax.stop_gradient(log_phi))
+  auxiliary = loss(target, log_phi) + method.teacher_weight * loss(theta, log_phi)
+  gap = (theta * (log_theta - log_phi)).sum(-1)
+  return (generator, auxiliary), (entropy(log_mean), gap)

@@ -24,13 +24,14 @@ _REMAT_POLICIES = {
 class NetworkConfig:
   """What networks have in common; `shape` is that of one example, `(D,)` or `(H, W, C)`.
 
-  `width`, `depth`, `heads` and `mlp_ratio` are those of the transformer; `embed_dim` features stand
-  for one token.
+  The last `num_unused` categories never occur. `width`, `depth`, `heads` and `mlp_ratio` are those
+  of the transformer; `embed_dim` features stand for one token.
   """
 
   shape: tuple[int, ...]
   num_states: int
   num_categories: int
+  num_unused: int = 0
   width: int = 128
   depth: int = 4
   heads: int = 4
@@ -74,6 +75,14 @@ def logits(features: int, dtype) -> nn.Dense:
   """
   in_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
   return affine(features, ("embed", "vocab"), dtype, zero=True, dot_general=in_float32)
+
+
+def without_unused(logits: jax.Array, c: NetworkConfig) -> jax.Array:
+  """Logits `[..., K]` of which the unused categories have no chance, and finite logarithms."""
+  if not c.num_unused:
+    return logits
+  used = jnp.arange(c.num_categories) < c.num_categories - c.num_unused
+  return jnp.where(used, logits, -1e9)
 
 
 def affine(

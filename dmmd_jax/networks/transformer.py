@@ -84,7 +84,7 @@ class Transformer(nn.Module):
       shape = (*logits.shape[:3], c.shape[2])
     else:
       shape = (len(logits), -1)
-    return logits.reshape(*shape, c.num_categories)
+    return layers.without_unused(logits.reshape(*shape, c.num_categories), c)
 
   @nn.compact
   def features(

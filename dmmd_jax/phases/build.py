@@ -20,6 +20,8 @@ from dmmd_jax.records import Source
 
 # Examples whose tokens are counted for the marginal process.
 _COUNTED = 1_000_000
+# Categories from which on a vocabulary is large.
+_LARGE = 1024
 
 
 def make_dataset(config) -> Dataset:
@@ -92,6 +94,11 @@ def outline(config) -> Dataset:
 
 
 def make_process(config, dataset: Dataset) -> processes.Process:
+  """The process of a config; a large vocabulary has categories that never occur at its end.
+
+  They make their number a multiple of 128, for which a TPU has the better layouts, and which axes
+  of a mesh divide. A process that can go to any category has none.
+  """
   schedule = {
     "linear": schedules.Linear(),
     "cosine": schedules.Cosine(),
@@ -105,11 +112,15 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     return processes.Marginal(
       dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
     )
-  process = {"masked": processes.Masked, "uniform": processes.Uniform}[config.process.name]
-  return process(dataset.num_categories, schedule)
+  if config.process.name == "uniform":
+    return processes.Uniform(dataset.num_categories, schedule)
+  num = dataset.num_categories
+  return processes.Masked(num if num < _LARGE else -(-num // 128) * 128, schedule)
 
 
-def make_network(config, dataset: Dataset, num_states: int, **sizes) -> nn.Module:
+def make_network(
+  config, dataset: Dataset, num_states: int, num_unused: int = 0, **sizes
+) -> nn.Module:
   """The network of a config, but for some `sizes`, with the shapes of a data set."""
   sizes = config.network.to_dict() | sizes
   network, network_config = {
@@ -120,7 +131,8 @@ def make_network(config, dataset: Dataset, num_states: int, **sizes) -> nn.Modul
     network_config(
       shape=dataset.shape,
       num_states=num_states,
-      num_categories=dataset.num_categories,
+      num_categories=dataset.num_categories + num_unused,
+      num_unused=num_unused,
       num_classes=dataset.num_classes if sizes.pop("classes") else 0,
       **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
     )
@@ -134,7 +146,8 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
   if student:
     kind, dim, scale = (config.distill[n] for n in ("noise", "noise_dim", "noise_scale"))
   channels = noise.noise_channels(kind, dataset.shape, dim)
-  module = make_network(config, dataset, process.num_states, noise_channels=channels)
+  num_unused = process.num_categories - dataset.num_categories
+  module = make_network(config, dataset, process.num_states, num_unused, noise_channels=channels)
   # The bound puts the prediction inside the posterior, which only for masks makes no difference.
   leave_one_out = config.teacher.loss == "bound" and config.process.name != "masked"
   prediction = "leave_one_out" if leave_one_out else "mean"

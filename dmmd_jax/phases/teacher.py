@@ -19,7 +19,7 @@ from dmmd_jax.digest import digest
 from dmmd_jax.integrity import by_contents, by_size
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
-from dmmd_jax.positions import map_positions
+from dmmd_jax.positions import mean_positions
 from dmmd_jax.records import Sources, depends
 
 
@@ -113,13 +113,17 @@ def teacher_loss(params, denoiser: Denoiser, config, batch: Batch, key: jax.Arra
   loss = losses.cross_entropy if config.loss == "cross_entropy" else losses.bound
   if config.loss == "bound" and steps:
     loss = functools.partial(losses.discrete_bound, num_timesteps=steps)
-  return losses_at_random_times(loss, params, denoiser, batch, key, steps).mean()
+  mean, _ = losses_at_random_times(loss, params, denoiser, batch, key, steps)
+  return mean
 
 
 def losses_at_random_times(
   loss, params, denoiser: Denoiser, batch: Batch, key, num_timesteps: int = 0
-):
-  """`loss` of every position of a batch, corrupted at low-discrepancy times."""
+) -> tuple[jax.Array, jax.Array]:
+  """The mean of `loss` over a batch, corrupted at low-discrepancy times, and that of each position.
+
+  The former alone has a gradient.
+  """
   x = batch.tokens
   time_key, corrupt_key, noise_key = jax.random.split(key, 3)
   t = losses.sample_times(time_key, x.shape[0] * denoiser.num_blocks, num_timesteps)
@@ -129,9 +133,11 @@ def losses_at_random_times(
 
   def of_position(log_x_hat, x, z_t, t):
     target = jax.nn.one_hot(x, denoiser.process.num_categories)
-    return loss(denoiser.process, target, log_x_hat, z_t, t)
+    nats = loss(denoiser.process, target, log_x_hat, z_t, t)
+    return (nats,), nats
 
-  return map_positions(of_position, log_x_hat, x, z_t, t)
+  (mean,), nats = mean_positions(of_position, log_x_hat, x, z_t, t)
+  return mean, nats
 
 
 def negative_elbo(
@@ -144,7 +150,7 @@ def negative_elbo(
 
   @jax.jit
   def bound(params, x, key):
-    nats = losses_at_random_times(losses.bound, params, denoiser, Batch(x), key)
+    _, nats = losses_at_random_times(losses.bound, params, denoiser, Batch(x), key)
     return nats.reshape(len(x), -1).mean(-1)
 
   found, batch_size = [], min(batch_size, len(tokens))

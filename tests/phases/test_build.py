@@ -64,7 +64,7 @@ def test_teachers_lose_some_labels_in_training(of_classes, monkeypatch):
   config, denoiser, params = of_classes
   seen = []
   monkeypatch.setattr(
-    teacher, "losses_at_random_times", lambda *args: seen.append(args[3].labels) or jnp.zeros(1)
+    teacher, "losses_at_random_times", lambda *args: seen.append(args[3].labels) or (0.0, None)
   )
   batch = Batch(jnp.zeros((1000, 8, 8, 1), jnp.int32), jnp.full(1000, 4))
   teacher.teacher_loss(params, denoiser, config.teacher, batch, jax.random.key(0))
