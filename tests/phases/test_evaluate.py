@@ -205,7 +205,9 @@ class Counting:
     self.config, self.num_categories = module.config, module.config.num_categories
     self.tokens = 0
 
-  def apply(self, params, z, t, noise=None, cache=None, **_):
+  def apply(self, params, z, *_, method, cache=None, **__):
+    if method == "head":
+      return z
     self.tokens += z.shape[1]
     logits = jnp.zeros((*z.shape, self.num_categories))
     return logits if cache is None else (logits, cache)
