@@ -97,48 +97,41 @@ def _mean_of_parts(compute, split, closed):
 
 
 def _forward(compute, split, closed):
-  """Keeps the gradient of every loss in all that needs one."""
-  needed = [x.perturbed for x in (*split, *closed)]
+  """Keeps the gradients of every loss in what needs one, by its place among the arguments."""
+  places = [i for i, x in enumerate([*split, *closed]) if x.perturbed]
   split, closed = [x.value for x in split], [x.value for x in closed]
-
-  def choose(arrays, wanted):
-    return [x for x, need in zip(arrays, needed, strict=True) if need == wanted]
-
-  def merge(chosen, others):
-    chosen, others = iter(chosen), iter(others)
-    return [next(chosen if need else others) for need in needed]
+  first_closed = len(split)
 
   def step(total, part):
-    arrays = [*part, *closed]
+    arrays = dict(enumerate([*part, *closed]))
 
     def losses_and_values(chosen):
-      merged = merge(chosen, choose(arrays, False))
-      return compute(merged[: len(split)], *merged[len(split) :])
+      all_arrays = list((arrays | chosen).values())
+      return compute(all_arrays[:first_closed], *all_arrays[first_closed:])
 
-    losses, pullback, values = jax.vjp(losses_and_values, choose(arrays, True), has_aux=True)
-    num_split = sum(needed[: len(split)])
-    of_losses = [pullback(tuple(one))[0] for one in jnp.eye(len(losses))]
-    of_parts = [gradient[:num_split] for gradient in of_losses]
-    of_closed = [gradient[num_split:] for gradient in of_losses]
-    return jax.tree.map(jnp.add, total, of_closed), (losses, values, of_parts)
+    chosen = {i: arrays[i] for i in places}
+    losses, pullback, values = jax.vjp(losses_and_values, chosen, has_aux=True)
+    gradients = [pullback(tuple(one))[0] for one in jnp.eye(len(losses))]
+    of_part = [{i: g for i, g in one.items() if i < first_closed} for one in gradients]
+    of_closed = [{i: g for i, g in one.items() if i >= first_closed} for one in gradients]
+    return jax.tree.map(jnp.add, total, of_closed), (losses, values, of_part)
 
-  zeros = [jnp.zeros_like(x) for x, need in zip(closed, needed[len(split) :], strict=True) if need]
   num_losses = len(jax.eval_shape(compute, [x[0] for x in split], *closed)[0])
+  zeros = {i: jnp.zeros_like(closed[i - first_closed]) for i in places if i >= first_closed}
   of_closed, (losses, values, of_parts) = jax.lax.scan(step, [zeros] * num_losses, split)
-  gradients = [[*a, *b] for a, b in zip(of_parts, of_closed, strict=True)]
+  gradients = [a | b for a, b in zip(of_parts, of_closed, strict=True)]
   result = tuple(x.sum() for x in losses), jax.tree.map(_join, values)
-  return result, (gradients, needed, len(split))
+  return result, (gradients, first_closed, len(closed))
 
 
 def _backward(compute, residuals, cotangents):
-  gradients, needed, num_split = residuals
-  scaled = [
-    [(g * x).astype(x.dtype) for x in gradient]
-    for g, gradient in zip(cotangents[0], gradients, strict=True)
-    if not isinstance(g, SymbolicZero)
-  ]
-  total = iter([sum(xs) for xs in zip(*scaled, strict=True)])
-  found = [next(total, None) if need else None for need in needed]
+  gradients, num_split, num_closed = residuals
+  total = {}
+  for g, gradient in zip(cotangents[0], gradients, strict=True):
+    if not isinstance(g, SymbolicZero):
+      scaled = {i: (g * x).astype(x.dtype) for i, x in gradient.items()}
+      total = {i: total[i] + x if i in total else x for i, x in scaled.items()}
+  found = [total.get(i) for i in range(num_split + num_closed)]
   return found[:num_split], found[num_split:]
 
 
