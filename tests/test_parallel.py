@@ -4,6 +4,7 @@ import re
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -192,3 +193,16 @@ def test_microbatches_give_the_same_update():
     np.testing.assert_allclose(means["loss"], metrics["loss"], rtol=1e-5)
   rows = training.split_batch(np.arange(16), 2)
   np.testing.assert_array_equal(rows, [np.arange(0, 16, 2), np.arange(1, 16, 2)])
+
+
+@pytest.mark.parametrize("size", [16, 6])
+def test_examples_are_split_where_that_is_possible(size):
+  """Each device sees its own, or all of them."""
+  x = jnp.arange(2.0 * size).reshape(size, 2)
+  seen = []
+  with parallel.use(parallel.make_mesh((4, 2, 1))):
+    assert parallel.batch_shards() == 8 and parallel.platform() == "cpu"
+    double = lambda x: parallel.split_examples(lambda y: seen.append(y.shape) or 2.0 * y, x)
+    np.testing.assert_array_equal(jax.jit(double)(x), 2.0 * x)
+  assert seen[0] == ((2, 2) if size == 16 else (6, 2))
+  assert parallel.batch_shards() == 1 and parallel.platform() is None

@@ -147,7 +147,9 @@ def make_denoiser(config, dataset: Dataset, student: bool = False) -> Denoiser:
     kind, dim, scale = (config.distill[n] for n in ("noise", "noise_dim", "noise_scale"))
   channels = noise.noise_channels(kind, dataset.shape, dim)
   num_unused = process.num_categories - dataset.num_categories
-  module = make_network(config, dataset, process.num_states, num_unused, noise_channels=channels)
+  module = make_network(
+    config, dataset, process.num_states, num_unused=num_unused, noise_channels=channels
+  )
   # The bound puts the prediction inside the posterior, which only for masks makes no difference.
   leave_one_out = config.teacher.loss == "bound" and config.process.name != "masked"
   prediction = "leave_one_out" if leave_one_out else "mean"

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar_dmmd, digits_dmmd
+from configs import cifar_dmmd, coins_dmmd, digits_dmmd
 from dmmd_jax import parallel
 from dmmd_jax.data.images import ImageError
-from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.phases import build, distill, evaluate, teacher
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.positions import whole
@@ -113,3 +113,30 @@ def test_without_the_weights_of_inception_one_line_says_what_is_measured_instead
   assert evaluate.load_fid(config, None, None) is None
   said = capsys.readouterr().out
   assert said.count("\n") == 1 and "/nowhere/weights.pth" in said and "classifier" in said
+
+
+@pytest.mark.parametrize(
+  ("name", "num", "expected"),
+  [("masked", 1030, 1152), ("masked", 900, 900), ("uniform", 1030, 1030)],
+)
+def test_large_vocabularies_end_with_categories_that_never_occur(name, num, expected):
+  config = coins_dmmd.get_config()
+  config.network.update({"width": 8, "depth": 1, "heads": 1})
+  config.process.name = name
+  rows = np.random.default_rng(0).integers(0, num, (20, 8))
+  data = Dataset(rows, rows, num)
+  denoiser = build.make_denoiser(config, data)
+  assert denoiser.process.num_categories == expected
+  params = nn.unbox(denoiser.init(jax.random.key(0)))
+  z, t = jnp.full((3, 8), denoiser.process.num_states - 1), jnp.ones(3)
+  probs = jnp.exp(whole(denoiser.log_mean(params, z, t)))
+  assert probs.shape == (3, 8, expected) and not probs[..., num:].any()
+  np.testing.assert_allclose(probs[..., :num], 1 / num, rtol=1e-4)
+  loss = lambda params: teacher.teacher_loss(
+    params, denoiser, config.teacher, Batch(jnp.asarray(rows)), jax.random.key(1)
+  )
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+  sample = build.make_sampler(denoiser, None, temperature=2.0, top_p=0.9)
+  drawn = jax.jit(lambda key: sample(params, key, (50, 8), 2))(jax.random.key(2))
+  assert drawn.tokens.max() < num and np.isfinite(drawn.entropy)
