@@ -68,7 +68,7 @@ def test_bytes_are_those_of_operands_and_results():
 
 
 def test_a_kernel_runs_as_often_as_its_grid_says():
-  q = abstract(2, 256, 4, 64)
+  q = abstract(2, 4, 64, 256)
   splash = lambda q, k, v: attention.splash(q, k, v, None)
   found = work(splash, q, q, q)
   # Scores and their products with values, for two examples and four heads.
