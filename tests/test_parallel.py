@@ -131,14 +131,9 @@ def compiled(network, sizes):
 
 
 def collectives(program, kind):
-  """`(computation, shape)` of every collective of a kind in the text of a program."""
-  found, computation = [], None
-  for line in program.splitlines():
-    if (opened := re.match(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$", line)) is not None:
-      computation = opened[1]
-    if (used := re.search(rf"= \(?\w+\[([\d,]*)\].* {kind}(?:-start)?\(", line)) is not None:
-      found.append((computation, tuple(int(n) for n in used[1].split(",") if n)))
-  return found
+  """`(operation, shape)` of every collective of a kind in the text of a program."""
+  found = re.findall(rf'= \(?\w+\[([\d,]*)\].* {kind}(?:-start)?\(.*op_name="([^"]*)"', program)
+  return [(name, tuple(int(n) for n in shape.split(",") if n)) for shape, name in found]
 
 
 @pytest.mark.parametrize("network", ["transformer", "uvit"])
@@ -154,12 +149,14 @@ def test_an_fsdp_step_gathers_layer_by_layer(network):
   program, state = compiled(network, MESHES["fsdp"])
   layers = state.model.params["layers"]
   gathered = collectives(program, "all-gather")
-  in_loops = {shape for computation, shape in gathered if not computation.startswith("main")}
-  for name in ("qkv", "attended", "mlp_in", "mlp_out"):
-    assert layers[name]["kernel"].shape[1:] in in_loops, (name, in_loops)
+  in_loops = [(name, shape) for name, shape in gathered if "/while/body/" in name]
+  for layer in ("qkv", "attended", "mlp_in", "mlp_out"):
+    sizes = [np.prod(shape) for name, shape in in_loops if f"/layers/{layer}/" in name]
+    parts = 3 if layer == "qkv" else 1  # queries, keys and values
+    assert sizes.count(np.prod(layers[layer]["kernel"].shape[1:]) // parts) >= parts, gathered
   assert not {x.shape for x in jax.tree.leaves(layers)} & {shape for _, shape in gathered}
   largest = max(np.prod(x.shape[1:]) for x in jax.tree.leaves(layers))
-  assert max(map(np.prod, in_loops)) <= largest
+  assert max(np.prod(shape) for _, shape in in_loops) <= largest
 
 
 def test_a_process_places_the_rows_that_it_has_read():
