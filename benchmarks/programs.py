@@ -123,7 +123,7 @@ def _parts_of_state(state) -> dict[str, Any]:
 
 
 def _sampler(name: str, config, mesh: jax.sharding.Mesh) -> Program:
-  """One block of samples in two evaluations: the size does not depend on NFE."""
+  """One batch of samples in two evaluations: the size does not depend on NFE."""
   c, dataset = config.evaluate, dataset_of(config)
   student = name == "student"
   denoiser = build.make_denoiser(config, dataset, student=student)
@@ -134,17 +134,17 @@ def _sampler(name: str, config, mesh: jax.sharding.Mesh) -> Program:
     sample = build.make_sampler(
       guided, mesh, temperature=c.teacher_temperature, top_p=c.teacher_top_p
     )
-  share_of_block = -(-c.block_size // mesh.size)
+  share_of_batch = -(-c.sample_batch_size // mesh.size)
 
   def draw(num):
     return lambda params, key: sample(params, key, (num, *dataset.shape), 2).tokens
 
   params = sharded(denoiser.init, mesh)
   return Program(
-    draw(share_of_block * mesh.size),
+    draw(share_of_batch * mesh.size),
     (params, KEY),
     {"parameters": params},
-    lambda devices: (draw(share_of_block), (unsharded(params), KEY)),
+    lambda devices: (draw(share_of_batch), (unsharded(params), KEY)),
     donates=False,
     out_shardings=parallel.replicated(mesh),
     vocabulary=_vocabulary(dataset),
@@ -157,7 +157,7 @@ def _gradient_moment(config, mesh: jax.sharding.Mesh) -> Program:
   Every device does all of it, as evaluation has it.
   """
   dataset = dataset_of(config)
-  half = config.evaluate.block_size // 2
+  half = config.evaluate.sample_batch_size // 2
   if dataset.num_categories == _BYTE_PAIRS:
     module = gpt2.GPT2(gpt2.GPT2Config())
     init = lambda key: module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]

@@ -96,16 +96,16 @@ def _whole(rows: list[dict]) -> str:
     "teacher": config.teacher.num_steps * found["teacher"] / 3600,
     "distillation": config.distill.num_steps * min(distillation) / 3600,
     "sampling": sum(
-      evaluate.num_blocks * total * found[name] / 2 / 3600
+      evaluate.num_sample_batches * total * found[name] / 2 / 3600
       for total, name in zip(nfe, sampled, strict=True)
     ),
   }
   count = _count(rows[0]["topology"])
   told = ", ".join(f"{name} {x:,.1f}" for name, x in hours.items())
+  num_samples = evaluate.num_sample_batches * evaluate.sample_batch_size
   return (
     f"The whole of it, in hours: {told}; {count * sum(hours.values()):,.0f} device-hours. (The"
-    f" faster of the distillations, {evaluate.num_blocks * evaluate.block_size:,} samples at each"
-    " NFE.)"
+    f" faster of the distillations, {num_samples:,} samples at each NFE.)"
   )
 
 
@@ -151,7 +151,7 @@ remat computes again, counted in the jaxpr. The peak is that of bfloat16, as pub
 [v5e](https://cloud.google.com/tpu/docs/v5e), [v5p](https://cloud.google.com/tpu/docs/v5p) and
 [v6e](https://cloud.google.com/tpu/docs/v6e).
 
-A sampler's row is one block of samples in two evaluations. Not counted anywhere: reading data,
+A sampler's row is one batch of samples in two evaluations. Not counted anywhere: reading data,
 checkpoints, compilation, FID, preemptions, the latency of collectives.
 `configs/cifar_dmmd_uniform.py` has the network, batches and steps of `configs/cifar_dmmd.py`, and
 costs the same.

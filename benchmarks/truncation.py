@@ -31,11 +31,11 @@ def main() -> None:
   parser.add_argument("--workdir", type=epath.Path, default=epath.Path("runs/text_dmmd"))
   parser.add_argument("--steps", type=int, default=64)
   parser.add_argument("--split", choices=("validation", "held_out"), default="validation")
-  parser.add_argument("--blocks", type=int, default=4)
+  parser.add_argument("--batches", type=int, default=4)
   args = parser.parse_args()
   teacher = records.find_model(args.workdir, "teacher")
   config = teacher.config
-  config.evaluate = {"num_blocks": args.blocks}
+  config.evaluate = {"num_sample_batches": args.batches}
   config.run = {"seed": config.seed}
   mesh = parallel.make_mesh()
   dataset = evaluate.with_split(build.make_dataset(config), args.split)
@@ -51,14 +51,14 @@ def main() -> None:
     sample = build.make_sampler(denoiser, mesh, None, temperature, top_p)
     model = evaluate.Model("teacher", sample, params, (args.steps,), denoiser.evaluations)
     shape = (BLOCK_SIZE, *dataset.shape)
-    blocks = evaluate.draw(config, model, shape, args.steps, mesh)
-    rows = {r["metric"]: r for r in evaluate.result_rows(model, args.steps, blocks, measures)}
+    batches = evaluate.draw(config, model, shape, args.steps, mesh)
+    rows = {r["metric"]: r for r in evaluate.result_rows(model, args.steps, batches, measures)}
     found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}
     cells = " | ".join(f"{v:.3g} ± {e:.1g}" for v, e in found[temperature, top_p].values())
     print(f"| {temperature} | {top_p} | {cells} |", flush=True)
   print(
     f"\nMeasured on the {args.split} split at {model.nfe(args.steps)} NFE; ± is one standard error"
-    f" over {args.blocks} blocks."
+    f" over {args.batches} batches."
   )
   plot(found, args.workdir / "truncation.png")
 

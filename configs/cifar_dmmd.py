@@ -61,7 +61,7 @@ def get_config():
   distill.batch_size = 256
   distill.ema = 0.999
   distill.teacher_dtype = "bfloat16"  # never updated, and used in bfloat16 anyway
-  distill.steps = 16  # students are best near the number that they are made for
+  distill.student_nfe = 16  # students are best near the number that they are made for
   distill.noise = "pyramid"  # without noise the paper's student has FID 151 in place of 22 at 4
   distill.noise_dim = 4
   # The student starts as its teacher and moves little: a twentieth of the teacher's rate.
@@ -76,8 +76,8 @@ def get_config():
   evaluate.teacher_nfe = (16, 32, 64, 128, 256, 512, 1024)
   evaluate.student_nfe = (4, 8, 16, 32, 64)
   # FID needs 50,000 samples, more than are drawn at once.
-  evaluate.num_blocks = 50
-  evaluate.block_size = 1000
+  evaluate.num_sample_batches = 50
+  evaluate.sample_batch_size = 1000
   evaluate.inception = "~/pt_inception-2015-12-05-6726825d.pth"
 
   config.presets = ConfigDict({"smoke": smoke()})
@@ -101,6 +101,7 @@ def smoke() -> dict:
       "auxiliary_optimizer": optimizer,
     },
     "evaluate": {
-      "teacher_nfe": (2, 4), "student_nfe": (1, 2), "num_blocks": 2, "block_size": 64,
+      "teacher_nfe": (2, 4), "student_nfe": (1, 2),
+      "num_sample_batches": 2, "sample_batch_size": 64,
     },
   }  # fmt: skip

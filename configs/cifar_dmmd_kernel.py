@@ -11,7 +11,7 @@ def get_config():
   config = cifar_dmmd.get_config()
   distill = config.distill
   distill.method = "dmmd_kernel"
-  distill.steps = 4  # an eighth of the examples are at t = 1, where every sample begins
+  distill.student_nfe = 4  # an eighth of the examples are at t = 1, where every sample begins
   distill.noise_scale = 15.0  # the score uses the noise sooner the larger it is
   # Values that are nearly right are rewarded: on digits it is better at one and two steps.
   distill.score.category_bandwidth = 8.0

@@ -16,7 +16,7 @@ def get_config():
   config.distill.teacher = "network"
   config.distill.noise_scale = 60.0
   config.distill.from_prior = True
-  config.distill.steps = 1
+  config.distill.student_nfe = 1
   config.distill.num_steps = 450
   config.distill.batch_size = 64
   config.distill.student_optimizer.learning_rate = 5e-4

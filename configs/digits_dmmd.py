@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
   distill.noise = "pyramid"  # none | gaussian | pyramid
   distill.noise_dim = 4
   distill.noise_scale = 5.0
-  distill.steps = 8  # k
+  distill.student_nfe = 8  # k
   distill.loss = "cross_entropy"  # cross_entropy (Eq. 11, 12) | bound | squared_error
   distill.auxiliary_target = "soft"  # soft | hard
   distill.teacher_weight = 1.0
@@ -99,8 +99,8 @@ def get_config() -> ConfigDict:
   config.evaluate = evaluate = ConfigDict()
   evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64, 256)
   evaluate.student_nfe = (1, 2, 4, 8, 16, 32)
-  evaluate.num_blocks = 3
-  evaluate.block_size = 0  # as the held-out split
+  evaluate.num_sample_batches = 3
+  evaluate.sample_batch_size = 0  # as the held-out split
   evaluate.split = "held_out"  # held_out | validation
   evaluate.teacher_temperature = 1.0
   evaluate.teacher_top_p = 1.0

@@ -6,6 +6,6 @@ from configs import digits_dmmd
 def get_config():
   config = digits_dmmd.get_config()
   config.distill.method = "kernel_score"
-  config.distill.steps = 4
+  config.distill.student_nfe = 4
   config.distill.student_optimizer.b1 = 0.5
   return config

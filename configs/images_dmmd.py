@@ -35,15 +35,15 @@ def get_config():
   distill = config.distill
   distill.method = "dmmd_kernel"
   distill.updates = "joint"  # three quarters of the cost
-  distill.steps = 4  # the student is made for few steps
+  distill.student_nfe = 4  # the student is made for few steps
   distill.student_optimizer.b1 = 0.9
   distill.noise_scale = 15.0  # the score uses the noise sooner the larger it is
 
   evaluate = config.evaluate
   evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64)
   evaluate.student_nfe = (1, 2, 4, 8)
-  evaluate.num_blocks = 3
-  evaluate.block_size = 250
+  evaluate.num_sample_batches = 3
+  evaluate.sample_batch_size = 250
 
   config.presets = ConfigDict({"28": grey(), "32": colour(), "64": accelerator()})
   return config
@@ -114,6 +114,7 @@ def accelerator() -> dict:
       },
     },
     "evaluate": {
-      "teacher_nfe": (1, 2, 4, 8, 16, 32, 64, 256), "num_blocks": 10, "block_size": 500,
+      "teacher_nfe": (1, 2, 4, 8, 16, 32, 64, 256),
+      "num_sample_batches": 10, "sample_batch_size": 500,
     },
   }  # fmt: skip

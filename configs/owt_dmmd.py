@@ -44,7 +44,7 @@ def get_config():
   distill.num_steps = 50_000
   distill.batch_size = 256
   distill.ema = 0.999
-  distill.steps = 16
+  distill.student_nfe = 16
   distill.top_p = 0.85  # the best teacher's
   distill.noise_dim = 64
   for optimizer in (distill.student_optimizer, distill.auxiliary_optimizer):
@@ -56,7 +56,7 @@ def get_config():
   evaluate.teacher_nfe = (16, 32, 64, 128, 256, 512)
   evaluate.student_nfe = (4, 8, 16, 32, 64)
   evaluate.teacher_top_p = 0.85
-  evaluate.num_blocks = 32
-  evaluate.block_size = 32
+  evaluate.num_sample_batches = 32
+  evaluate.sample_batch_size = 32
   del config.presets["quick"]
   return config

@@ -48,7 +48,7 @@ def get_config():
   distill.noise = "gaussian"
   distill.noise_dim = 16
   distill.noise_scale = 15.0
-  distill.steps = 8
+  distill.student_nfe = 8
   distill.dmmd_weight = 1.0
   distill.score.scales = (
     (0, 1, (8.0, 32.0)),
@@ -61,8 +61,8 @@ def get_config():
   evaluate = config.evaluate
   evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64)
   evaluate.student_nfe = (1, 2, 4, 8, 16)
-  evaluate.num_blocks = 6
-  evaluate.block_size = 256  # two minibatches of the Gradient Moment
+  evaluate.num_sample_batches = 6
+  evaluate.sample_batch_size = 256  # two minibatches of the Gradient Moment
 
   quick = {
     "reference": {"num_steps": 600},

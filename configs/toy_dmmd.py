@@ -28,7 +28,7 @@ def get_config():
   config.distill.noise = "gaussian"
   config.distill.noise_dim = 16
   config.distill.noise_scale = 10.0
-  config.distill.steps = 4
+  config.distill.student_nfe = 4
   config.distill.num_steps = 600
   config.distill.batch_size = 128
   config.distill.student_optimizer.learning_rate = 3e-4

@@ -180,8 +180,8 @@ def _check_transformer(config: ConfigDict, shape: tuple[int, ...]) -> None:
 
 def _check_evaluation(config: ConfigDict) -> None:
   require(
-    config.evaluate.block_size != 1,
-    "evaluate.block_size is 1; expected 0 (the held-out split) or >= 2",
+    config.evaluate.sample_batch_size != 1,
+    "evaluate.sample_batch_size is 1; expected 0 (the held-out split) or >= 2",
   )
   shape = example_shape(config)
   require(

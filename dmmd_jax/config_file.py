@@ -1,6 +1,7 @@
 """A config from its file, presets and the command line, each field by itself. Pure Python."""
 
 import difflib
+import functools
 import importlib.machinery
 import pathlib
 import re
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from dmmd_jax import config_search
-from dmmd_jax.fields import FIELDS
+from dmmd_jax.fields import FIELDS, RENAMED
 from dmmd_jax.rules import Choice, Flag, Items, Rule
 
 # presets.<name>, and the dot before a field of it
@@ -61,9 +62,11 @@ def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, ob
   config comes out of it, or it has no such field.
   """
   config = _run(path)
+  _rename_fields(config)
   given = {}
   fields = [name for name, _ in flat(config)]
   for field, text in overrides.items():
+    field = _renamed(field)
     inside = [name for name in fields if name.startswith(f"{field}.")]
     if inside:
       raise ConfigError(f"{field} is a section; set a field of it, such as {inside[0]}")
@@ -99,6 +102,24 @@ def _run(path: str) -> ConfigDict:
     f"{file}: get_config() returns {shown(config)}; expected a ConfigDict",
   )
   return config
+
+
+def _rename_fields(config: ConfigDict) -> None:
+  """Moves the values of fields with old names, from the file of a user, to the new ones."""
+  for field, value in list(flat(config)):
+    if (new := _renamed(field)) != field:
+      *sections, name = field.split(".")
+      del functools.reduce(ConfigDict.__getitem__, sections, config)[name]
+      assign(config, new, value)
+
+
+def _renamed(field: str) -> str:
+  """The name that a field has now; an old one is said."""
+  old = _name(field)
+  if old not in RENAMED:
+    return field
+  print(f"{old} is called {RENAMED[old]} now; the old name will go", file=sys.stderr)
+  return field.removesuffix(old) + RENAMED[old]
 
 
 def _nearest_file(name: str) -> str:

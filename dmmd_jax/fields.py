@@ -10,6 +10,13 @@ from dmmd_jax.rules import Choice, Flag, Items, Or, Real, Row, Rule, Text, Whole
 
 PHASES = ("teacher", "reference", "distill", "evaluate")
 
+# Old names of fields, which are read for one more release, and in the records of earlier runs.
+RENAMED = {
+  "distill.steps": "distill.student_nfe",
+  "evaluate.num_blocks": "evaluate.num_sample_batches",
+  "evaluate.block_size": "evaluate.sample_batch_size",
+}
+
 # Times are float32: a finer grid of them does not exist.
 _MOST_TIMES = 2**24
 
@@ -215,7 +222,7 @@ FIELDS: dict[str, Field] = {
       "Standard deviation. A joint choice can settle in the noise, or in the weights once and for"
       " all, which loses modes; both grow from zero, the first with the square of this scale.",
     ),
-    steps=Field(Whole(1, _MOST_TIMES), "k, the sampling steps that the student is made for."),
+    student_nfe=Field(Whole(1, _MOST_TIMES), "k, the sampling steps that the student is made for."),
     loss=Field(Choice(("cross_entropy", "bound", "squared_error")), "L_s of Eq. 9."),
     auxiliary_target=Field(
       Choice(("soft", "hard")), "soft: p, of lower variance, masked only | hard: a sample of p."
@@ -265,9 +272,9 @@ FIELDS: dict[str, Field] = {
       _NFE, "Numbers of steps in which the teacher samples; under guidance each is two evaluations."
     ),
     student_nfe=Field(_NFE, "Numbers of steps in which the student samples."),
-    num_blocks=Field(Whole(1, 2**20), "Blocks of samples; they give the errors."),
-    block_size=Field(
-      Whole(0, 2**20), "Samples of a block; 0 is as many as the held-out split has."
+    num_sample_batches=Field(Whole(1, 2**20), "Batches of samples; they give the errors."),
+    sample_batch_size=Field(
+      Whole(0, 2**20), "Samples of a batch; 0 is as many as the held-out split has."
     ),
     split=Field(
       Choice(("held_out", "validation")),

@@ -38,6 +38,18 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
+def renamed(value: Any, names: dict[str, str]) -> Any:
+  """Nested dicts, however deep a config is in them, with new for old names of `section.field`."""
+  if not isinstance(value, dict):
+    return value
+  value = {name: renamed(inner, names) for name, inner in value.items()}
+  for old, new in names.items():
+    (section, old), (_, new) = old.split("."), new.split(".")
+    if isinstance(value.get(section), dict) and old in value[section]:
+      value[section][new] = value[section].pop(old)
+  return value
+
+
 def with_tuples(value):
   """JSON's lists as the tuples that they were in the config."""
   if isinstance(value, dict):

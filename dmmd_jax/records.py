@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from dmmd_jax import nested
 from dmmd_jax.config_file import ConfigError
+from dmmd_jax.fields import RENAMED
 from dmmd_jax.integrity import find_damage, read_json, sha256, write_json
 from dmmd_jax.versions import made_by
 from dmmd_jax.workdir import latest_step, locate
@@ -102,7 +103,7 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
   """
   phase = _PHASE_OF[name]
   folder = workdir / phase
-  record = read_json(folder / "record.json")
+  record = _read(folder / "record.json")
   damage = record and _find_damage(folder, record["result"])
   if record and not damage:
     of_model = {key: record["result"][key] for key in ("step", "digest")}
@@ -211,7 +212,7 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
 
   Data are compared where they are among the inputs: before they are loaded they cannot be.
   """
-  record = read_json(folder / "record.json")
+  record = _read(folder / "record.json")
   if not record or _find_damage(folder, record["result"]):
     return False
   made_from = record["depends"]
@@ -222,7 +223,7 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
 
 def find_damaged_file(folder: epath.Path) -> str:
   """What of the last checkpoint of a finished phase is damaged, in words; "" where nothing is."""
-  record = read_json(folder / "record.json")
+  record = _read(folder / "record.json")
   is_last = record and record["result"].get("step") == latest_step(folder)
   return _find_damage(folder, record["result"]) if is_last else ""
 
@@ -251,13 +252,17 @@ def read_begun(folder: epath.Path) -> dict[str, Any] | None:
   path = folder / "config.json"
   if not path.exists():
     return None
-  begun = read_json(path)
+  begun = _read(path)
   if begun is None:
     raise ConfigError(
       f"{path} is damaged, edited, or of another version of dmmd_jax; put it back as it was, or"
       f" remove {folder} to start that phase again"
     )
   return begun
+
+
+def _read(path: epath.Path) -> dict[str, Any] | None:
+  return nested.renamed(read_json(path), RENAMED)
 
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:

@@ -33,7 +33,7 @@ _SMALL = (
   "--config.run.checkpoint_every=7", "--config.network.width=16", "--config.network.depth=1",
   "--config.network.heads=2", "--config.teacher.num_steps=30", "--config.teacher.batch_size=16",
   "--config.distill.num_steps=20", "--config.distill.batch_size=16",
-  "--config.evaluate.num_blocks=2", "--config.evaluate.block_size=32",
+  "--config.evaluate.num_sample_batches=2", "--config.evaluate.sample_batch_size=32",
 )  # fmt: skip
 EXPERIMENTS = {
   "text": (

@@ -150,7 +150,7 @@ def test_runs_have_short_names_that_tell_them_apart():
   ("changes", "note"),
   [
     ({"evaluate__split": "validation"}, "evaluate.split is held_out in a, b; validation in c"),
-    ({"evaluate__block_size": 7}, "evaluate.block_size is 0 in a, b; 7 in c"),
+    ({"evaluate__sample_batch_size": 7}, "evaluate.sample_batch_size is 0 in a, b; 7 in c"),
   ],
 )
 def test_settings_of_the_measurement_that_differ_are_said(two, tmp_path, capsys, changes, note):
@@ -169,7 +169,9 @@ def test_other_data_and_numbers_of_samples_are_said(two, tmp_path, capsys):
 
 
 def test_what_is_no_difference_is_not_said(two, tmp_path, capsys):
-  config = digits(evaluate__teacher_nfe=(1,), evaluate__num_blocks=9, network__dtype="bfloat16")
+  config = digits(
+    evaluate__teacher_nfe=(1,), evaluate__num_sample_batches=9, network__dtype="bfloat16"
+  )
   assert notes(capsys, two[0], run(tmp_path / "c", TEACHER, config)) == []
 
 

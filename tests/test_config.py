@@ -53,7 +53,7 @@ def test_a_preset_yields_to_what_is_given_by_hand():
     ({"dataset__unknown": "skip"}, "dataset.unknown is 'skip'"),
     ({"dataset__length": 0}, "dataset.length is 0"),
     ({"dataset__name": "digits"}, "phases has 'reference', a model of text"),
-    ({"evaluate__block_size": 1}, "evaluate.block_size is 1"),
+    ({"evaluate__sample_batch_size": 1}, "evaluate.sample_batch_size is 1"),
     ({"network__conv": -1}, "network.conv is -1"),
     ({"network__block": -16}, "network.block is -16"),
     ({"reference__batch_size": 0}, "reference.batch_size is 0"),

@@ -51,11 +51,25 @@ def test_the_last_of_several_values_holds():
   config = load(
     "--config.phases=('teacher',)", "--config.phases=distill,evaluate",
     "--config.evaluate.student_nfe=(1,2)", "--config.evaluate.student_nfe=4",
-    "--config.distill.steps=2", "--config.distill.steps", "3", "--noconfig.run.tensorboard",
+    "--config.distill.student_nfe=2", "--config.distill.student_nfe", "3",
+    "--noconfig.run.tensorboard",
   )  # fmt: skip
   assert config.phases == ("distill", "evaluate")
   assert config.evaluate.student_nfe == (4,)
-  assert config.distill.steps == 3 and config.run.tensorboard is False
+  assert config.distill.student_nfe == 3 and config.run.tensorboard is False
+
+
+def test_old_names_of_fields_are_read(tmp_path, capsys):
+  lines = (
+    "config.distill.steps = 3; config.evaluate.block_size = 7",
+    "config.presets = {'quick': {'distill': {'steps': 5}}}",
+  )
+  path = users(tmp_path, "; ".join(lines))
+  config = load("--config.evaluate.num_blocks=9", path=path)
+  assert config.distill.student_nfe == 3 and "steps" not in config.distill
+  assert (config.evaluate.num_sample_batches, config.evaluate.sample_batch_size) == (9, 7)
+  assert capsys.readouterr().err.count("distill.steps is called distill.student_nfe now") == 2
+  assert load("--config.preset=quick", path=path).distill.student_nfe == 5
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def tiny(**overrides):
       "run.tensorboard": False, "run.checkpoint_every": 10, "network.width": 16,
       "teacher.num_steps": 20, "teacher.batch_size": 32, "distill.num_steps": 20,
       "distill.batch_size": 32, "evaluate.teacher_nfe": (1,), "evaluate.student_nfe": (1,),
-      "evaluate.num_blocks": 2, "evaluate.block_size": 64,
+      "evaluate.num_sample_batches": 2, "evaluate.sample_batch_size": 64,
     }
     | {name.replace("__", "."): value for name, value in overrides.items()}
   )  # fmt: skip
@@ -56,7 +56,7 @@ def run(capsys, workdir, **overrides):
 def test_results_say_what_made_them(workdir, capsys):
   assert run(capsys, workdir) == ["teacher", "distill", "evaluate"]
   found = results(workdir)
-  assert found["config"]["evaluate"]["num_blocks"] == 2 and found["config"]["seed"] == 0
+  assert found["config"]["evaluate"]["num_sample_batches"] == 2 and found["config"]["seed"] == 0
   assert found["made_by"]["jax"] == jax.__version__ and "cpu" in found["made_by"]["device"]
   mesh, dataset = parallel.make_mesh(), build.make_dataset(tiny())
   for name, phase in (("teacher", "teacher"), ("student", "distill")):
@@ -78,7 +78,7 @@ def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_rows(
       raise KeyboardInterrupt
 
     patch.setattr(report, "save", stop)
-    experiment.run(tiny(evaluate__num_blocks=3), workdir)
+    experiment.run(tiny(evaluate__num_sample_batches=3), workdir)
   # The results of before are still there; they are not those of this config, nor of the last one.
   assert results(workdir)["rows"] == expected
   assert run(capsys, workdir) == ["teacher", "distill"]

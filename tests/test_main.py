@@ -83,7 +83,7 @@ TINY = [
   "--config.distill.batch_size=32",
   "--config.evaluate.teacher_nfe=(1,2)",
   "--config.evaluate.student_nfe=(1,2)",
-  "--config.evaluate.num_blocks=2",
+  "--config.evaluate.num_sample_batches=2",
 ]
 
 
@@ -150,7 +150,7 @@ def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
     "--config.distill.num_steps=1",
     "--config.evaluate.teacher_nfe=(2,)",
     "--config.evaluate.student_nfe=(1,)",
-    "--config.evaluate.block_size=16",
+    "--config.evaluate.sample_batch_size=16",
     "--config.dataset.shape=(16,16,3)",
     "--config.evaluate.inception=absent.pth",
     f"--workdir={tmp_path}",

@@ -17,7 +17,7 @@ SMALL = (
   "--config.network.heads=2", "--config.teacher.num_steps=3", "--config.teacher.batch_size=8",
   "--config.distill.num_steps=2", "--config.distill.batch_size=8",
   "--config.evaluate.teacher_nfe=2", "--config.evaluate.student_nfe=4",
-  "--config.evaluate.num_blocks=2", "--config.evaluate.block_size=8",
+  "--config.evaluate.num_sample_batches=2", "--config.evaluate.sample_batch_size=8",
 )  # fmt: skip
 SMALL_TEXT = (
   *SMALL, "--config.dataset.length=16", "--config.reference.num_steps=2",

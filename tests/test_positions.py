@@ -79,7 +79,7 @@ def make_config(dataset, **distill_settings):
   )
   config.network.update({"patch": 2, "conv": 0, "block": 0, "classes": dataset is LABELLED})
   d = config.distill
-  d.update({"teacher": "network", "noise": "gaussian", "steps": 2, "from_prior": False})
+  d.update({"teacher": "network", "noise": "gaussian", "student_nfe": 2, "from_prior": False})
   d.score.update({"scales": ((0, 1, (2.0,)),), "target_nfe": 2})
   for name, value in distill_settings.items():
     *section, name = name.split("__")

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd, toy_dmmd
-from dmmd_jax import integrity, records
+from dmmd_jax import integrity, nested, records
 from dmmd_jax.config import ConfigError
+from dmmd_jax.fields import RENAMED
 
 
 def make(module, **overrides):
@@ -67,7 +68,7 @@ def test_a_phase_is_complete_for_what_it_was_made_from(tmp_path):
   "overrides",
   [
     {"distill__noise_scale": 1.0},
-    {"evaluate__num_blocks": 5},
+    {"evaluate__num_sample_batches": 5},
     {"evaluate__teacher_temperature": 0.5},
     {"network__dtype": "bfloat16"},
     {"run__seed": 1},
@@ -77,6 +78,18 @@ def test_a_phase_is_complete_for_what_it_was_made_from(tmp_path):
 def test_what_changes_an_evaluation_has_it_made_again(tmp_path, overrides):
   whole(tmp_path, digits())
   assert not is_complete(digits(**overrides), tmp_path, "evaluate")
+
+
+def test_a_run_of_before_fields_were_renamed_is_complete(tmp_path):
+  whole(tmp_path, digits())
+  old_names = {new: old for old, new in RENAMED.items()}
+  for path in [*tmp_path.glob("*/config.json"), *tmp_path.glob("*/record.json")]:
+    integrity.write_json(path, nested.renamed(integrity.read_json(path), old_names))
+  assert '"steps"' in (tmp_path / "distill" / "config.json").read_text()
+  assert '"block_size"' in (tmp_path / "evaluate" / "record.json").read_text()
+  config = digits()
+  records.check(config, tmp_path)
+  assert all(is_complete(config, tmp_path, phase) for phase in config.phases)
 
 
 def trained_on(phase):

@@ -36,8 +36,8 @@ TINY = [
   "--config.distill.score.scales=((0,1,(2.0,)),)",
   "--config.evaluate.teacher_nfe=(2,)",
   "--config.evaluate.student_nfe=(2,)",
-  "--config.evaluate.num_blocks=2",
-  "--config.evaluate.block_size=8",
+  "--config.evaluate.num_sample_batches=2",
+  "--config.evaluate.sample_batch_size=8",
 ]
 
 
@@ -163,14 +163,14 @@ def test_gpt2_is_a_reference_too(tmp_path):
     (None, "holds no files"),
     (b"\0\1", "not text"),
     (b"a", "too short"),
-    ("\n\n".join(SENTENCES).encode(), "at least evaluate.block_size (999)"),
+    ("\n\n".join(SENTENCES).encode(), "at least evaluate.sample_batch_size (999)"),
   ],
 )
 def test_unusable_texts_end_in_one_line_before_anything_is_written(tmp_path, content, message):
   (tmp_path / "texts").mkdir()
   if content:
     (tmp_path / "texts" / "a.txt").write_bytes(content)
-  args = [f"--config.dataset.path={tmp_path}/texts", "--config.evaluate.block_size=999"]
+  args = [f"--config.dataset.path={tmp_path}/texts", "--config.evaluate.sample_batch_size=999"]
   done = run("main", *TINY, *args, f"--workdir={tmp_path}/run")
   assert done.returncode == 2 and message in done.stderr
   assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -24,14 +24,14 @@ COMPARED = 10_000
 # Training examples of the classifier in whose features images are compared.
 CLASSIFIED = 20_000
 
-# Of tokens [n, *shape], the block of that number.
+# Of tokens [n, *shape], the batch of that number.
 Measure = Callable[[np.ndarray, int], dict[str, float]]
 
 
 class Measures(NamedTuple):
-  """What is measured on every block of samples, and what on the samples of all blocks together."""
+  """What is measured on every batch of samples, and what on the samples of all batches together."""
 
-  of_block: Measure
+  of_batch: Measure
   of_all: Callable[[np.ndarray], dict[str, float]] = lambda tokens: {}
 
 
@@ -51,10 +51,10 @@ def make_measures(
   kernel = kernel(num_categories=dataset.num_categories)
   held_out = random_rows(dataset.held_out, COMPARED)
 
-  def of_block(tokens, block):
-    return special(tokens, block) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
+  def of_batch(tokens, batch):
+    return special(tokens, batch) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
 
-  return Measures(of_block, (lambda tokens: {"fid": fid(tokens)}) if fid else lambda tokens: {})
+  return Measures(of_batch, (lambda tokens: {"fid": fid(tokens)}) if fid else lambda tokens: {})
 
 
 def special_measure(dataset: Dataset, language_model) -> Measure:
@@ -85,14 +85,14 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
 
 
 def text_measure(dataset: Dataset, language_model) -> Measure:
-  """A block is one pair of minibatches of the Gradient Moment, against as many held-out texts.
+  """A batch is one pair of minibatches of the Gradient Moment, against as many held-out texts.
 
   These come in a random order of their own (`text.from_streams`).
   """
 
-  def measure(tokens, block):
+  def measure(tokens, batch):
     half = len(tokens) // 2
-    first = 2 * half * block % (len(dataset.held_out) - 2 * half + 1)
+    first = 2 * half * batch % (len(dataset.held_out) - 2 * half + 1)
     data = dataset.held_out[first : first + 2 * half].astype(np.int32)
     moment = gradient_moment(
       language_model.loss, language_model.params, tokens[: 2 * half], data, half

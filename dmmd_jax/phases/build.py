@@ -69,10 +69,11 @@ def make_texts(config) -> Dataset:
   else:
     dataset = tfds_text.load(c.name, c.path, tokenizer, c.length)
   shortest = min(len(dataset.validation), len(dataset.held_out))
-  if "evaluate" in config.get("phases", ()) and shortest < config.evaluate.block_size:
+  if "evaluate" in config.get("phases", ()) and shortest < config.evaluate.sample_batch_size:
     raise alphabets.TextError(
       f"{c.name} has {shortest} sequences in its validation or test split; expected at least"
-      f" evaluate.block_size ({config.evaluate.block_size}): lower it, or give more text"
+      f" evaluate.sample_batch_size ({config.evaluate.sample_batch_size}): lower it, or give more"
+      " text"
     )
   return dataset
 

@@ -155,7 +155,7 @@ def make_losses(
   c = config.distill
   method = dmmd.DMMD(
     process=denoiser.process,
-    steps=c.steps,
+    steps=c.student_nfe,
     loss=c.loss,
     auxiliary_target=c.auxiliary_target,
     teacher_weight=c.teacher_weight,

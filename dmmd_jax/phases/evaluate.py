@@ -17,7 +17,7 @@ from dmmd_jax.metrics.frechet import distance
 from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, reference, teacher
-from dmmd_jax.phases.models import Blocks, Model, draw, draw_path, make_models
+from dmmd_jax.phases.models import Model, SampleBatches, draw, draw_path, make_models
 from dmmd_jax.progress import progress_bar
 from dmmd_jax.report import film
 from dmmd_jax.report.samples import kept
@@ -36,7 +36,7 @@ def run(
 ) -> dict[str, Any]:
   """Writes results, figures and samples into `<workdir>/evaluate/`.
 
-  Samples come in blocks of one size, so that metrics with a bias in the number of samples are
+  Samples come in batches of one size, so that metrics with a bias in the number of samples are
   comparable with `reference`: real data that no metric compares with, measured in the same way.
   """
   dataset = with_split(dataset, config.evaluate.split)
@@ -81,19 +81,19 @@ def run(
 
 
 def measure_real(config, dataset, measures: Measures) -> tuple[str, report.Reference]:
-  """A split's name and metrics of blocks of it: the validation split if that has a block, or train.
+  """A split's name and metrics of batches of it: of validation if that has a batch, or of train.
 
-  Without a block of real data there are no metrics.
+  Without a batch of real data there are no metrics.
   """
-  size = block_size(config, dataset)
+  size = sample_batch_size(config, dataset)
   splits = {"validation": dataset.validation, "train": dataset.train}
   name = next((n for n, x in splits.items() if x is not None and len(x) >= size), "train")
-  num_blocks = min(len(splits[name]) // size, config.evaluate.num_blocks)
-  if not num_blocks:
+  num_batches = min(len(splits[name]) // size, config.evaluate.num_sample_batches)
+  if not num_batches:
     return name, {}
-  blocks = random_rows(splits[name], num_blocks * size).reshape(num_blocks, size, *dataset.shape)
-  measured = [measures.of_block(tokens, block) for block, tokens in enumerate(blocks)]
-  return name, {metric: value for metric, *value in block_statistics(measured)}
+  batches = random_rows(splits[name], num_batches * size).reshape(num_batches, size, *dataset.shape)
+  measured = [measures.of_batch(tokens, batch) for batch, tokens in enumerate(batches)]
+  return name, {metric: value for metric, *value in batch_statistics(measured)}
 
 
 def measure_models(
@@ -104,15 +104,17 @@ def measure_models(
   Rows depend on the config and the parameters alone; seconds do not repeat.
   """
   rows, seconds, samples = [], [], {}
-  shape = (block_size(config, dataset), *dataset.shape)
+  shape = (sample_batch_size(config, dataset), *dataset.shape)
   progress = progress_bar(sum(sum(m.steps) for m in models), 0, "evaluate", "steps")
   for model in models:
     samples[model.name] = {}
     for steps in model.steps:
-      blocks = draw(config, model, shape, steps, mesh)
-      rows += result_rows(model, steps, blocks, measures)
-      seconds.append(_cell(model, steps) | {"seconds_per_sample": blocks.seconds.mean() / shape[0]})
-      tokens = blocks.tokens.reshape(-1, *dataset.shape)
+      batches = draw(config, model, shape, steps, mesh)
+      rows += result_rows(model, steps, batches, measures)
+      seconds.append(
+        _cell(model, steps) | {"seconds_per_sample": batches.seconds.mean() / shape[0]}
+      )
+      tokens = batches.tokens.reshape(-1, *dataset.shape)
       samples[model.name][steps] = kept(tokens, dataset.num_categories)
       progress.update(steps)
   progress.close()
@@ -132,8 +134,8 @@ def film_paths(
   }
 
 
-def block_size(config, dataset) -> int:
-  return config.evaluate.block_size or len(dataset.held_out)
+def sample_batch_size(config, dataset) -> int:
+  return config.evaluate.sample_batch_size or len(dataset.held_out)
 
 
 def load_fid(config, dataset, mesh: jax.sharding.Mesh) -> Callable[[np.ndarray], float] | None:
@@ -188,21 +190,23 @@ def _mean_in_bits(nats: np.ndarray) -> tuple[float, float]:
   return float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(len(bits)))
 
 
-def result_rows(model: Model, steps: int, blocks: Blocks, measures: Measures) -> Iterator[dict]:
-  """One row per metric: mean and standard error over the blocks, or one value of them all."""
-  num_blocks, size, *shape = blocks.tokens.shape
+def result_rows(
+  model: Model, steps: int, batches: SampleBatches, measures: Measures
+) -> Iterator[dict]:
+  """One row per metric: mean and standard error over the batches, or one value of them all."""
+  num_batches, size, *shape = batches.tokens.shape
   measured = [
-    measures.of_block(tokens, block) | {"entropy": entropy}
-    for block, (tokens, entropy) in enumerate(zip(blocks.tokens, blocks.entropy, strict=True))
+    measures.of_batch(tokens, batch) | {"entropy": entropy}
+    for batch, (tokens, entropy) in enumerate(zip(batches.tokens, batches.entropy, strict=True))
   ]
-  of_all = measures.of_all(blocks.tokens.reshape(-1, *shape))
+  of_all = measures.of_all(batches.tokens.reshape(-1, *shape))
   rows = [(metric, value, None) for metric, value in of_all.items()]
-  for metric, value, stderr in [*rows, *block_statistics(measured)]:
+  for metric, value, stderr in [*rows, *batch_statistics(measured)]:
     yield _cell(model, steps) | {
       "metric": metric,
       "value": value,
       "stderr": stderr,
-      "num_samples": num_blocks * size,
+      "num_samples": num_batches * size,
     }
 
 
@@ -210,10 +214,10 @@ def _cell(model: Model, steps: int) -> dict:
   return {"model": model.name, "steps": steps, "nfe": model.nfe(steps)}
 
 
-def block_statistics(measured) -> Iterator[tuple[str, float, float | None]]:
-  """Name, mean and standard error (None for one block) of each metric in a list of dicts.
+def batch_statistics(measured) -> Iterator[tuple[str, float, float | None]]:
+  """Name, mean and standard error (None for one batch) of each metric in a list of dicts.
 
-  A metric that a block could not give, such as the likelihood of an impossible sample, is left out.
+  A metric that a batch could not give, such as the likelihood of an impossible sample, is left out.
   """
   measured = list(measured)
   for metric in measured[0] if measured else ():

@@ -31,8 +31,8 @@ class Model(NamedTuple):
   filmed: int | None = None
 
 
-class Blocks(NamedTuple):
-  """What a model drew in some steps: tokens `[blocks, n, ...]`, entropies `[blocks]`, seconds."""
+class SampleBatches(NamedTuple):
+  """What a model drew in some steps: tokens `[batches, n, ...]`, entropies `[batches]`, seconds."""
 
   tokens: np.ndarray
   entropy: np.ndarray
@@ -57,7 +57,7 @@ def make_models(
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(sources["student"], student.init, mesh)
     sample = build.make_sampler(student, mesh)
-    own_steps = sources["student"].config.distill.steps
+    own_steps = sources["student"].config.distill.student_nfe
     models.append(Model("student", sample, params, c.student_nfe, student.evaluations, own_steps))
   if language_model and language_model.sample:
     length = dataset.shape[0]
@@ -68,8 +68,8 @@ def make_models(
 
 def draw(
   config, model: Model, shape: tuple[int, ...], steps: int, mesh: jax.sharding.Mesh
-) -> Blocks:
-  """Draws `config.evaluate.num_blocks` blocks of `shape`, padded to the number of devices."""
+) -> SampleBatches:
+  """Draws `evaluate.num_sample_batches` batches of `shape`, padded to the number of devices."""
   padded = _padded(shape, mesh)
 
   @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
@@ -80,13 +80,13 @@ def draw(
   with parallel.use(mesh):
     sample = sample.lower(model.params, steps_key).compile()
   tokens, entropies, seconds = [], [], []
-  for block in range(config.evaluate.num_blocks):
+  for batch in range(config.evaluate.num_sample_batches):
     start = time.perf_counter()
-    drawn = jax.block_until_ready(sample(model.params, jax.random.fold_in(steps_key, block)))
+    drawn = jax.block_until_ready(sample(model.params, jax.random.fold_in(steps_key, batch)))
     seconds.append(time.perf_counter() - start)
     tokens.append(np.asarray(drawn.tokens[: shape[0]]))
     entropies.append(float(drawn.entropy))
-  return Blocks(np.stack(tokens), np.array(entropies), np.array(seconds))
+  return SampleBatches(np.stack(tokens), np.array(entropies), np.array(seconds))
 
 
 def draw_path(config, model: Model, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> np.ndarray:

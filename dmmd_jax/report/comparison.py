@@ -47,7 +47,7 @@ def headline(results: dict) -> str:
     return ""
   metric, matches = compared
   made = results["inputs"].get("student", {}).get("config", {})
-  steps = made.get("distill", {}).get("steps")
+  steps = made.get("distill", {}).get("student_nfe")
   own = [match for match in matches if match.student["steps"] == steps]
   student, place, teachers = (own or matches)[-1]
   place = _SENTENCES[place].format(*(row["nfe"] for row in teachers))

@@ -25,7 +25,7 @@ _NFE = (
   " model takes as many evaluations, one after the other, as there are tokens, each of one token."
 )
 
-# Metrics of real data and their standard errors, where several blocks were measured.
+# Metrics of real data and their standard errors, where several batches were measured.
 Reference = dict[str, tuple[float, float | None]]
 
 
@@ -96,7 +96,7 @@ def remarks(results: dict) -> list[str]:
   samples = results["rows"][0]["num_samples"] if results["rows"] else 0
   return [
     f"{samples} samples per cell, measured against the {split_name(results['split'])} split; ± is"
-    " one standard error over blocks.",
+    " one standard error over batches.",
     _NFE,
   ]
 

@@ -26,7 +26,7 @@ TINY = (
   "--config.teacher.num_steps=12", "--config.teacher.batch_size=32",
   "--config.distill.num_steps=12", "--config.distill.batch_size=32",
   "--config.evaluate.teacher_nfe=(1,)", "--config.evaluate.student_nfe=(1,)",
-  "--config.evaluate.num_blocks=2",
+  "--config.evaluate.num_sample_batches=2",
 )  # fmt: skip
 PHASES = ("teacher", "distill")
 STEP, STEP_BEFORE = "12", "6"

@@ -20,8 +20,8 @@ _FREE = {"evaluate.inception", "dataset.path", "dataset.tokenizer"}
 _UNBOUNDED = {"log_every", "checkpoint_every", "keep_checkpoints", "warmup_steps", "num_steps"}
 _PROBABILITIES = {"ema", "b1", "b2", "dropout", "label_dropout", "top_p", "teacher_top_p"}
 _COUNTS = {
-  "num_steps", "batch_size", "microbatches", "heads", "depth", "width", "embed_dim", "steps",
-  "log_every", "checkpoint_every", "num_blocks", "noise_dim",
+  "num_steps", "batch_size", "microbatches", "heads", "depth", "width", "embed_dim", "student_nfe",
+  "log_every", "checkpoint_every", "num_sample_batches", "noise_dim",
 }  # fmt: skip
 _SCALES = {
   "short": "((0,1),)",
@@ -75,7 +75,7 @@ def combinations(config: ConfigDict) -> dict[str, dict[str, str]]:
   found = {
     "heads": {"network.width": "100", "network.heads": "7"},
     "guidance": {"network.classes": "False", "distill.guidance": "2.0"},
-    "one sample": {"evaluate.block_size": "1"},
+    "one sample": {"evaluate.sample_batch_size": "1"},
     "microbatches": {"teacher.batch_size": "64", "teacher.microbatches": "7"},
     "soft target": uniform | {"distill.auxiliary_target": "soft"},
     "elbo": hard | {"distill.weight": "elbo", "teacher.loss": "bound"},

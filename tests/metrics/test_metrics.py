@@ -54,7 +54,7 @@ def test_digit_measures_rank_data_above_noise_and_notice_lost_classes(monkeypatc
   quickly = functools.partial(suites.train_classifier, steps=300)
   monkeypatch.setattr(suites, "train_classifier", quickly)
   data = digits.load()
-  measure = make_measures(data).of_block
+  measure = make_measures(data).of_batch
   real = measure(data.train[:360], 0)
   noise = measure(np.random.default_rng(0).integers(0, 17, data.held_out.shape), 0)
   assert real["frechet"] < 0.2 * noise["frechet"]

@@ -46,10 +46,10 @@ def gradient(x):
   return 1 / K - np.bincount(x.reshape(-1), minlength=K) / x.size
 
 
-@pytest.mark.parametrize(("block", "first"), [(0, 0), (1, 8), (2, 16 % 13), (5, 40 % 13)])
-def test_text_is_measured_by_two_minibatches_of_data_of_its_own_each(block, first):
+@pytest.mark.parametrize(("batch", "first"), [(0, 0), (1, 8), (2, 16 % 13), (5, 40 % 13)])
+def test_text_is_measured_by_two_minibatches_of_data_of_its_own_each(batch, first):
   dataset, tokens = text_dataset(), texts(2, 9)
-  found = suites.make_measures(dataset, LanguageModel).of_block(tokens, block)
+  found = suites.make_measures(dataset, LanguageModel).of_batch(tokens, batch)
   data = dataset.held_out[first : first + 8]
   gaps = [gradient(tokens[i : i + 4]) - gradient(data[i : i + 4]) for i in (0, 4)]
   np.testing.assert_allclose(found["gradient_moment"], gaps[0] @ gaps[1], rtol=1e-4, atol=1e-7)
@@ -86,7 +86,7 @@ def test_images_are_measured_in_features_of_a_classifier(monkeypatch):
   np.testing.assert_array_equal(tokens, random_rows(dataset.train, 30))
   np.testing.assert_array_equal(tokens[:, 0] // 2, classes)
   samples = images[:20]
-  found = measures.of_block(samples, 0)
+  found = measures.of_batch(samples, 0)
   held_out = random_rows(dataset.held_out[:, :4], 20)
   np.testing.assert_allclose(found["frechet"], frechet_distance(samples[:, :4], held_out))
   shares = [np.bincount(y, minlength=3) / len(y) for y in (labels[:20], labels[50:])]
@@ -102,10 +102,10 @@ def test_without_labels_text_or_a_joint_there_is_the_kernel():
   tokens = texts(0, 20)
   plain = Dataset(tokens, tokens, K)
   measures = suites.make_measures(plain)
-  assert measures.of_block(tokens, 0).keys() == {"kernel_mmd"} and measures.of_all(tokens) == {}
+  assert measures.of_batch(tokens, 0).keys() == {"kernel_mmd"} and measures.of_all(tokens) == {}
   joint = toy.mixture(D, K, 3, peak=0.9)
   known = suites.make_measures(dataclasses.replace(plain, joint=joint))
-  assert known.of_block(tokens, 0).keys() == {"kernel_mmd", "nll", "impossible", "component_tv"}
+  assert known.of_batch(tokens, 0).keys() == {"kernel_mmd", "nll", "impossible", "component_tv"}
 
 
 def test_metrics_of_a_known_joint_by_hand():

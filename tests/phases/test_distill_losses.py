@@ -80,7 +80,7 @@ def _tables(monkeypatch):
 def make_config(**changes):
   config = coins_dmmd.get_config()
   d = config.distill
-  d.update({"steps": 2, "from_prior": False, "noise_dim": NOISE_DIM, "noise_scale": 0.7})
+  d.update({"student_nfe": 2, "from_prior": False, "noise_dim": NOISE_DIM, "noise_scale": 0.7})
   d.score.update({"scales": ((0, 1, (2.0,)),), "target_nfe": 2})
   for name, value in changes.items():
     *section, name = name.split("__")
@@ -268,7 +268,7 @@ ALONE = {"method": "kernel_score", "score__num_noises": 3}
 TEACHER = ALONE | {"score__target": "teacher"}
 HARD = {"process__name": "uniform", "auxiliary_target": "hard"}
 CASES = {
-  "steps": ({}, {"steps": 5}, {"steps": 5}),
+  "student_nfe": ({}, {"student_nfe": 5}, {"steps": 5}),
   "squared_error": ({}, {"loss": "squared_error"}, {"loss": "squared_error"}),
   "bound": ({}, {"loss": "bound"}, {"weight": lambda s: 1 / s}),
   "auxiliary_target": ({}, {"auxiliary_target": "hard"}, {"soft": False}),
@@ -296,7 +296,7 @@ CASES = {
   "scales": (KERNEL, {"score__scales": ((2, 2, (1.0, 3.0)),)}, {"scales": ((2, 2, (1.0, 3.0)),)}),
   "category_bandwidth": (KERNEL, {"score__category_bandwidth": 1.5}, {"category_bandwidth": 1.5}),
   "score_and_from_prior": (ALONE, {"from_prior": True}, {"from_prior": True}),
-  "score_and_steps": (ALONE, {"steps": 9}, {"steps": 9}),
+  "score_and_student_nfe": (ALONE, {"student_nfe": 9}, {"steps": 9}),
   "target_as_it_would_be_sampled": (
     ALONE
     | {"temperature": 5.0, "top_p": 0.6, "guidance": 0.5}
@@ -337,7 +337,7 @@ def test_the_marginal_objective_is_unbiased():
     method="kernel_score",
     score__objective="marginal",
     score__scales=((0, 1, (0.5,)),),
-    steps=10_000,
+    student_nfe=10_000,
     noise="none",
   )
   coins = Dataset(np.array([[0], [1]]), np.array([[0], [1]]), 2)

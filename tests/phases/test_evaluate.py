@@ -47,7 +47,7 @@ def in_class_order(images, labels):
 def measured_on_real_data(data, monkeypatch):
   """The row of real data, by a classifier of 400 examples and 150 held out by the kernel."""
   config = digits_dmmd.get_config()
-  config.evaluate.update({"block_size": 100, "num_blocks": 3})
+  config.evaluate.update({"sample_batch_size": 100, "num_sample_batches": 3})
   monkeypatch.setattr(suites, "CLASSIFIED", 400)
 
   def quickly(tokens, labels, num_categories):
@@ -126,7 +126,7 @@ def test_settings_are_chosen_without_the_test_split():
   np.testing.assert_array_equal(chosen.held_out_labels, data.validation_labels)
   test = {image.tobytes() for image in data.held_out}
   config = digits_dmmd.get_config()
-  config.evaluate.block_size = 300
+  config.evaluate.sample_batch_size = 300
   for split, expected in (("validation", "train"), ("held_out", "validation")):
     compared = evaluate.with_split(data, split)
     seen = []
@@ -139,11 +139,11 @@ def test_settings_are_chosen_without_the_test_split():
   assert evaluate.with_split(data, "held_out") is data
 
 
-def test_a_validation_split_of_less_than_a_block_is_not_measured():
+def test_a_validation_split_of_less_than_a_batch_is_not_measured():
   config = digits_dmmd.get_config()
   measures = Measures(lambda tokens, _: {"n": float(len(tokens))})
   for size, expected in ((361, "train"), (360, "validation"), (1078, "train")):
-    config.evaluate.block_size = size
+    config.evaluate.sample_batch_size = size
     name, real = evaluate.measure_real(config, digits.load(), measures)
     assert name == expected and ("n" in real) == (size < 1078)
 
@@ -238,9 +238,9 @@ def test_nfe_of_a_row_is_what_the_network_was_asked_for(network, guidance, nfe, 
   sample = build.make_sampler(denoiser, one_device())
   monkeypatch.setattr(jax.lax, "scan", python_scan)
   jax.eval_shape(lambda key: sample({}, key, (2, 8), 3), jax.random.key(0))
-  blocks = evaluate.Blocks(np.zeros((1, 2, 8), int), np.zeros(1), np.ones(1))
+  batches = evaluate.SampleBatches(np.zeros((1, 2, 8), int), np.zeros(1), np.ones(1))
   model = evaluate.Model("teacher", sample, {}, (3,), denoiser.evaluations)
-  (row,) = evaluate.result_rows(model, 3, blocks, Measures(lambda *_: {}))
+  (row,) = evaluate.result_rows(model, 3, batches, Measures(lambda *_: {}))
   assert (row["steps"], row["nfe"]) == (3, denoiser.module.tokens / 8) == (3, nfe)
 
 
@@ -254,11 +254,11 @@ def constant_model(name, steps, nfe=lambda steps: steps):
 
 def test_rows_repeat_and_seconds_stand_apart():
   config = toy_dmmd.get_config()
-  config.evaluate.update({"block_size": 6, "num_blocks": 2})
+  config.evaluate.update({"sample_batch_size": 6, "num_sample_batches": 2})
   data = Dataset(np.zeros((9, 3), int), np.zeros((9, 3), int), 9)
   models = [constant_model("a", (1, 2), lambda steps: 2 * steps), constant_model("b", (2,))]
   measures = Measures(
-    lambda tokens, block: {"mean": float(tokens.mean()), "block": float(block)},
+    lambda tokens, batch: {"mean": float(tokens.mean()), "batch": float(batch)},
     lambda tokens: {"of all": float(len(tokens))},
   )
   once, again = (
@@ -274,15 +274,15 @@ def test_rows_repeat_and_seconds_stand_apart():
   assert list(dict.fromkeys((r["model"], r["steps"], r["nfe"]) for r in rows)) == cells
   found = {(r["model"], r["steps"], r["metric"]): (r["value"], r["stderr"]) for r in rows}
   assert found["a", 1, "of all"] == (12.0, None)
-  assert found["a", 1, "block"] == (0.5, 0.5) and found["b", 2, "entropy"] == (2.0, 0.0)
-  # Draws are the same for the same steps, others for other blocks, and samples are by steps.
+  assert found["a", 1, "batch"] == (0.5, 0.5) and found["b", 2, "entropy"] == (2.0, 0.0)
+  # Draws are the same for the same steps, others for other batches, and samples are by steps.
   np.testing.assert_array_equal(samples["a"][2], samples["b"][2])
   assert samples["a"][1].shape == (12, 3) and samples["a"][1].dtype == np.uint8
   assert found["a", 2, "mean"][1] > 0
 
 
-def test_statistics_of_blocks():
+def test_statistics_of_batches():
   measured = [{"x": 1.0, "y": 5.0}, {"x": 2.0, "y": 5.0}, {"x": 6.0}]
-  assert list(evaluate.block_statistics(measured)) == [("x", 3.0, pytest.approx(np.sqrt(7 / 3)))]
-  assert list(evaluate.block_statistics(measured[:1])) == [("x", 1.0, None), ("y", 5.0, None)]
-  assert list(evaluate.block_statistics([])) == []
+  assert list(evaluate.batch_statistics(measured)) == [("x", 3.0, pytest.approx(np.sqrt(7 / 3)))]
+  assert list(evaluate.batch_statistics(measured[:1])) == [("x", 1.0, None), ("y", 5.0, None)]
+  assert list(evaluate.batch_statistics([])) == []

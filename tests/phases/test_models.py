@@ -1,4 +1,4 @@
-"""What models draw for the film; blocks of samples are in test_evaluate.py."""
+"""What models draw for the film; batches of samples are in test_evaluate.py."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_films_begin_with_the_same_noise_and_differ_from_all_that_is_measured():
     return Samples(tokens, jnp.float32(0), tokens[None] if with_path else None)
 
   config, mesh = toy_dmmd.get_config(), parallel.make_mesh()
-  config.evaluate.num_blocks = 2
+  config.evaluate.num_sample_batches = 2
   both = [models.Model(name, sample, (), (1,), filmed=n) for name, n in (("a", 3), ("b", 7))]
   first, second = (models.draw_path(config, model, (8, 1), mesh)[-1, 0, 0] for model in both)
   measured = models.draw(config, both[0], (8, 1), 1, mesh).tokens[:, 0, 0]

@@ -43,7 +43,7 @@ RESULTS = {
     "teacher": {"finished": True, "step": 2400, "digest": "7eac", "config": {}},
     "student": {
       "finished": False, "step": 7, "digest": "57d",
-      "config": {"distill": {"steps": 8, "method": "dmmd"}},
+      "config": {"distill": {"student_nfe": 8, "method": "dmmd"}},
     },
     "data": {"fingerprint": "da7a"},
   },

@@ -10,7 +10,7 @@ def results(student, *teachers, metric="frechet", steps=(4,), own=8):
   """A student's value and error, and the teacher's at 2, 4, 8 ... NFE."""
   rows = [row("teacher", 2 ** (i + 1), metric, *cell) for i, cell in enumerate(teachers)]
   rows += [row("student", nfe, metric, *student) for nfe in steps]
-  made = {"student": {"config": {"distill": {"steps": own}}}}
+  made = {"student": {"config": {"distill": {"student_nfe": own}}}}
   return RESULTS | {"rows": rows, "inputs": made}
 
 

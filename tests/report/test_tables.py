@@ -25,7 +25,7 @@ def test_a_table_has_models_in_rows_and_evaluations_in_columns():
   ]  # fmt: skip
   assert lines[-2] == (
     "1080 samples per cell, measured against the held-out split; ± is one standard error over"
-    " blocks."
+    " batches."
   )
   for spent in ("two under guidance", "one that writes it to the cache", "one after the other"):
     assert spent in lines[-1]
