@@ -93,7 +93,7 @@ def test_old_names_of_fields_are_read(tmp_path, capsys):
     ("--config.phases=teacher,distil", "evaluate, none twice; did you mean distill?"),
     ("--config.process.name=a\nb\\'", "process.name is 'a b'; expected one of"),
     ("--config.phases=(", "phases is (); expected a tuple"),
-    ("--config.teacher.steps=3", "no field teacher.steps; did you mean teacher.num_steps or dist"),
+    ("--config.teacher.steps=3", "no field teacher.steps; did you mean teacher.num_steps?"),
     ("--config.learning_rate=3", "did you mean distill.auxiliary_optimizer.learning_rate or "),
     ("--config.teacher.num_steps.x=3", "no field teacher.num_steps.x; did you mean teacher.num_"),
     ("--config.zzz=3", "the config has no field zzz"),

@@ -62,7 +62,7 @@ def _summary(results: dict) -> str:
   parts.append(config["network"]["name"])
   distill = results["inputs"].get("student", {}).get("config", {}).get("distill")
   if distill:
-    parts.append(f"a student of {distill['steps']} steps by {distill['method']}")
+    parts.append(f"a student of {distill['student_nfe']} steps by {distill['method']}")
   return " · ".join(parts)
 
 
