@@ -120,14 +120,8 @@ class ToHeads(nn.Module):
       layers.partitioned(nn.initializers.xavier_uniform(), "embed", "heads"),
       (width, self.parts * width),
     )
-    bias = self.param(
-      "bias", layers.partitioned(nn.initializers.zeros, "heads"), (self.parts * width,)
-    )
     kernel = kernel.astype(self.dtype).reshape(width, *shape)
-    bias = bias.astype(self.dtype).reshape(*shape, 1)
-    return tuple(
-      jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) + bias[:, i] for i in range(self.parts)
-    )
+    return tuple(jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(self.parts))
 
 
 def rotary_angles(grid: tuple[int, ...], head_dim: int, dtype) -> tuple[jax.Array, jax.Array]:
