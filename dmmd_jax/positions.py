@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from dmmd_jax import parallel
 
 # Bytes on a device that a deferred array may take at a time; a step needs several of them.
-_PART_BYTES = 1 << 28
+_PART_BYTES = 1 << 29
 # The `jax.ad_checkpoint.checkpoint_name` of what parts leave for their gradients, which compute all
 # else again.
 KEPT = "kept"

@@ -56,7 +56,7 @@ class TransformerBlock(nn.Module):
     c = self.config
     h = layers.split_examples(h)
     shift1, scale1, gate1, shift2, scale2, gate2 = layers.modulation(time, c.width, 6, c.dtype)
-    b, length, _ = h.shape
+    length = h.shape[1]
     mixed = layers.modulate_positions(h, shift1, scale1)
     if self.conv:
       mixed = self._mix_neighbours(mixed)
@@ -71,8 +71,7 @@ class TransformerBlock(nn.Module):
       k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, first, 3)
       v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, first, 3)
       cache = Cache(k, v)
-    attended = attend(q, k, v, mask).reshape(b, length, c.width)
-    attended = dense(c.width, ("heads", "embed"), c.dtype, name="attended")(attended)
+    attended = FromHeads(c.width, c.dtype, name="attended")(attend(q, k, v, mask))
     attended = checkpoint_name(attended, "narrow")
     h += per_position(gate1, length) * self._drop(attended)
     hidden = dense(c.mlp_ratio * c.width, ("embed", "mlp"), c.dtype, name="mlp_in")(
@@ -122,6 +121,25 @@ class ToHeads(nn.Module):
     )
     kernel = kernel.astype(self.dtype).reshape(width, *shape)
     return tuple(jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(self.parts))
+
+
+class FromHeads(nn.Module):
+  """An affine map of `[B, positions, heads, features]` to `[B, positions, width]`."""
+
+  width: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, attended: jax.Array) -> jax.Array:
+    *_, heads, features = attended.shape
+    kernel = self.param(
+      "kernel",
+      layers.partitioned(nn.initializers.xavier_uniform(), "heads", "embed"),
+      (heads * features, self.width),
+    )
+    bias = self.param("bias", layers.partitioned(nn.initializers.zeros, "embed"), (self.width,))
+    kernel = kernel.astype(self.dtype).reshape(heads, features, self.width)
+    return jnp.einsum("blhf,hfd->bld", attended, kernel) + bias.astype(self.dtype)
 
 
 def rotary_angles(grid: tuple[int, ...], head_dim: int, dtype) -> tuple[jax.Array, jax.Array]:

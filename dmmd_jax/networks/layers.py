@@ -1,6 +1,7 @@
 """What networks are made of: maps with logical axis names, embeddings, norms."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -66,45 +67,14 @@ def dense(features: int, axes: tuple, dtype, zero: bool = False, name: str | Non
   return lambda h: apply_flat(layer, h)
 
 
-class Head(nn.Module):
-  """A module for `apply_flat`: logits float32 `[n, features]` of `[n, width]`, zero at first."""
+def logits(features: int, dtype) -> nn.Dense:
+  """A module for `apply_flat`: the head of a network, zero at first.
 
-  features: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, h: jax.Array) -> jax.Array:
-    zeros, axes = nn.initializers.zeros, ("embed", "vocab")
-    kernel = self.param("kernel", partitioned(zeros, *axes), (h.shape[-1], self.features))
-    bias = self.param("bias", partitioned(zeros, "vocab"), (self.features,))
-    return _affine_float32(h.astype(self.dtype), kernel, bias)
-
-
-@jax.custom_vjp
-def _affine_float32(h: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-  """`h @ kernel + bias`, whose products are float32 from the start.
-
-  To round them to `h`'s bfloat16 would cost precision, and passes over the largest arrays. So would
-  the gradient of the bias by itself: it is a row of the kernel's, as if `h` had a feature of one.
+  Its products are float32 from the start; to round them to bfloat16 would cost precision, and
+  passes over the largest arrays.
   """
-  product = jnp.matmul(h, kernel.astype(h.dtype), preferred_element_type=jnp.float32)
-  return product + bias.astype(jnp.float32)
-
-
-def _affine_forward(h, kernel, bias):
-  return _affine_float32(h, kernel, bias), (h, kernel)
-
-
-def _affine_backward(saved, gradient):
-  h, kernel = saved
-  gradient = gradient.astype(h.dtype)
-  with_one = jnp.concatenate([h, jnp.ones_like(h[:, :1])], 1)
-  of_kernel = jnp.matmul(with_one.T, gradient, preferred_element_type=jnp.float32)
-  of_h = jnp.matmul(gradient, kernel.astype(h.dtype).T)
-  return of_h, of_kernel[:-1].astype(kernel.dtype), of_kernel[-1].astype(kernel.dtype)
-
-
-_affine_float32.defvjp(_affine_forward, _affine_backward)
+  in_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+  return affine(features, ("embed", "vocab"), dtype, zero=True, dot_general=in_float32)
 
 
 def without_unused(logits: jax.Array, c: NetworkConfig) -> jax.Array:
@@ -116,7 +86,7 @@ def without_unused(logits: jax.Array, c: NetworkConfig) -> jax.Array:
 
 
 def affine(
-  features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None
+  features: int, axes: tuple, dtype, zero: bool = False, name: str | None = None, **settings
 ) -> nn.Dense:
   """A module for `apply_flat`, with logical axis names."""
   initializer = nn.initializers.zeros if zero else nn.initializers.xavier_uniform()
@@ -126,10 +96,11 @@ def affine(
     kernel_init=partitioned(initializer, *axes),
     bias_init=partitioned(nn.initializers.zeros, axes[-1]),
     name=name,
+    **settings,
   )
 
 
-def apply_flat(layer: nn.Dense | Head, h: jax.Array) -> jax.Array:
+def apply_flat(layer: nn.Dense, h: jax.Array) -> jax.Array:
   """An affine map of the last axis, as one product of two matrices.
 
   With more than two axes the gradient of the kernel contracts several of them at once, for which

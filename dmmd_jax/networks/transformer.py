@@ -66,7 +66,7 @@ class Transformer(nn.Module):
     c = self.config
     channels = c.shape[2] if len(c.shape) == 3 else 1
     features = c.patch ** len(c.grid) * channels * c.num_categories
-    self.logits = layers.Head(features, c.dtype)
+    self.logits = layers.logits(features, c.dtype)
 
   def __call__(self, z: jax.Array, t: jax.Array, *args, **kwargs):
     features = self.features(z, t, *args, **kwargs)

@@ -45,7 +45,7 @@ class UViT(nn.Module):
   def setup(self):
     c = self.config
     features = c.shape[2] * c.num_categories
-    self.logits = layers.Head(features, c.dtype)
+    self.logits = layers.logits(features, c.dtype)
 
   def __call__(self, z: jax.Array, t: jax.Array, *args, **kwargs) -> jax.Array:
     return self.head(self.features(z, t, *args, **kwargs))
