@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
   run.keep_checkpoints = 2
   run.tensorboard = True
   run.mesh = (-1, 1, 1)  # data, fsdp, tensor
+  run.profile = ()  # first and last step
   run.data_workers = 0  # a thread: the digits are in memory
 
   config.dataset = ConfigDict()

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from dmmd_jax import flops
 from dmmd_jax.progress import duration, say
+from dmmd_jax.speed import Speed
 
 # The time of a step is the mean over at least so many steps, which took at least so many seconds.
 _MEASURED_STEPS, _MEASURED_SECONDS = 3, 5.0
@@ -39,9 +40,14 @@ class Announced:
     state: Any,
     steps: range,
     mesh: jax.sharding.Mesh,
+    speed: Speed,
   ):
-    """`state` is abstract, its leaves with shardings; `steps` are those that are left to run."""
+    """`state` is abstract, its leaves with shardings; `steps` are those that are left to run.
+
+    `speed` is told the FLOPs of a step.
+    """
     self._name, self._step_fn, self._steps, self._mesh = name, step_fn, steps, mesh
+    self._speed = speed
     self._compiled = self._needed = self._since = None
     self._announced = not steps
     if steps:
@@ -77,7 +83,7 @@ class Announced:
 
   def _say_least_time(self, jaxpr: Any) -> None:
     try:
-      total = flops.of_jaxpr(jaxpr).flops
+      self._speed.flops = total = flops.of_jaxpr(jaxpr).flops
     except ValueError:  # a loop of unknown length
       return
     on_cpu = self._mesh.devices.flat[0].platform == "cpu"

@@ -91,6 +91,11 @@ FIELDS: dict[str, Field] = {
     mesh=Field(
       Items(Whole(-1), 3), "Devices along the axes data, fsdp, tensor; -1 takes those left over."
     ),
+    profile=Field(
+      Or(Items(Whole(1), 2), (), "no profile"),
+      "First and last step of each training phase that jax's profiler traces, into the folder"
+      " `profile` beside its checkpoints.",
+    ),
     data_workers=Field(
       Whole(0, 1024), "Processes that read and decode examples; 0 is a thread of the program's own."
     ),

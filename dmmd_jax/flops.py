@@ -59,6 +59,8 @@ def _work(jaxpr: core.Jaxpr) -> Work:
     if name == "cond":
       inner = [max(inner)]
     times = params["length"] if name == "scan" else 1
+    if name == "shard_map":  # its body is what one device does
+      times = params["mesh"].size
     if name == "pallas_call":
       times = math.prod(params["grid_mapping"].grid)
       inner = [one._replace(kernels=one.flops) for one in inner]

@@ -83,6 +83,7 @@ def _run(config, workdir: epath.Path) -> None:
   from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.data.images import ImageError
   from dmmd_jax.networks.weights import WeightsError
+  from dmmd_jax.training_log import NonFiniteError
 
   try:
     experiment.run(config, workdir, _UNFINISHED.value)
@@ -90,7 +91,7 @@ def _run(config, workdir: epath.Path) -> None:
     _exit(str(error))
   except (TextError, ImageError, WeightsError, CheckpointError) as error:
     _exit(str(error))
-  except training.NonFiniteError as error:
+  except NonFiniteError as error:
     _exit(str(error), 1)
   except training.StoppedError as error:
     _exit(str(error), 128 + error.number)

@@ -55,9 +55,8 @@ _PHASE_OF = {"teacher": "teacher", "student": "distill", "reference": "reference
 class Source:
   """Something that a phase reads: the `path` of a phase folder or of a file, and what it is.
 
-  The `identity` of a model has its `config`, its own `inputs`, the `step`, whether its phase has
-  `finished` and then the `digest` of its parameters, else None; that of files the `sha256` of each,
-  that of data, which have no path, their `fingerprint`.
+  The `identity` of a model is its `config`, its own `inputs`, the `step`, whether its phase has
+  `finished`, and the `digest` of its parameters; of files the `sha256`; of data a `fingerprint`.
   """
 
   path: epath.Path | None
@@ -236,10 +235,7 @@ def begin(folder: epath.Path, now: dict[str, Any]) -> None:
 
 
 def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], device: str) -> None:
-  """Records the result of a phase: the `files` that it consists of, `step` and `digest` of a model.
-
-  `files` are notes by `integrity`, by which the phase is no longer complete once they are damaged.
-  """
+  """Records the result of a phase: `step`, `digest` of a model, `files` as noted by `integrity`."""
   record = {"depends": now, "result": result, "made_by": made_by(device)}
   write_json(folder / "record.json", record)
 

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import math
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +10,15 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
 from dmmd_jax import checkpoints, estimate, parallel, signals
 from dmmd_jax.data.pipeline import Batches
-from dmmd_jax.progress import duration, progress_bar, say
-
-
-class NonFiniteError(Exception):
-  """A loss or gradient became infinite or NaN."""
+from dmmd_jax.profile import Profile
+from dmmd_jax.speed import Speed
+from dmmd_jax.training_log import TrainingLog
 
 
 class StoppedError(Exception):
@@ -132,8 +127,8 @@ def gradients(loss: Callable, params, batch, key: jax.Array, parts: int = 1):
 def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
   """Runs `job` to its last step, from the last undamaged checkpoint below `directory` if any.
 
-  `config` has `seed`, `log_every`, `checkpoint_every`, `keep_checkpoints` and `tensorboard`.
-  Returns the final state. Raises `NonFiniteError`, `StoppedError` after a signal, and
+  `config` is the section `run` of a config.
+  Returns the final state. Raises `training_log.NonFiniteError`, `StoppedError` after a signal, and
   `CheckpointError`; checkpoints saved before stay.
   """
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
@@ -149,8 +144,9 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
   abstract = checkpoints.abstract_like(jax.eval_shape(init, init_key, job.given), shardings)
   start, state = checkpoints.restore_newest(folder, abstract, job.origin)
   left = range(start, job.num_steps)
-  step_fn = estimate.Announced(job.name, step_fn, abstract, left, mesh)
-  log = _Log(job, directory, start, config)
+  speed = Speed(job.batches.size, mesh)
+  step_fn = estimate.Announced(job.name, step_fn, abstract, left, mesh, speed)
+  log = TrainingLog(job.name, job.num_steps, directory, start, config, speed)
   if not start:
     state = init(init_key, job.given)
   size = job.batches.size
@@ -159,11 +155,14 @@ def train(job: Job, directory: epath.Path, config, mesh: jax.sharding.Mesh):
     _Stop() as stop,
     checkpoints.open_manager(folder, config.keep_checkpoints) as manager,
     log,
+    Profile(directory / "profile", config.profile) as profile,
     parallel.use(mesh),
   ):
     batches = job.batches.read(start, rows) if start < job.num_steps else iter(())
     for step, batch in zip(left, batches, strict=False):
-      state, metrics = step_fn(state, parallel.place_batch(mesh, batch, rows, size), step)
+      with profile.step(step + 1):
+        state, metrics = step_fn(state, parallel.place_batch(mesh, batch, rows, size), step)
+      profile.end(step + 1, metrics)
       log.add(step + 1, metrics)
       last, stopped = step + 1 == job.num_steps, stop.requested(step)
       if last or stopped or (step + 1) % config.checkpoint_every == 0:
@@ -200,73 +199,3 @@ class _Stop(signals.Noted):
   def __exit__(self, *error):
     if self._alone:
       super().__exit__(*error)
-
-
-class _Log:
-  """Terminal and TensorBoard; looks at a step's metrics while the next one is running."""
-
-  def __init__(self, job: Job, directory: epath.Path, start: int, config):
-    self.saved = start  # the step of the newest checkpoint, 0 without
-    self._job, self._first, self._every = job, start, config.log_every
-    self._pending = None
-    self._window = []
-    self._bar = None
-    self._writer = None
-    if start == job.num_steps:
-      return
-    if config.tensorboard and jax.process_index() == 0:
-      # Imported late: it takes seconds, and tensorflow would claim the accelerators.
-      import tensorflow as tf
-      from clu import metric_writers
-
-      tf.config.set_visible_devices([], "GPU")
-      tf.config.set_visible_devices([], "TPU")
-      self._writer = metric_writers.AsyncWriter(
-        metric_writers.SummaryWriter(str(directory / "tensorboard"))
-      )
-    if start:
-      say(f"{job.name}: going on at step {start} of {job.num_steps}")
-    say(f"{job.name}: compiling …", until_next=True)
-    self._began = time.monotonic()
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    if self._bar:
-      self._bar.close()
-    if self._writer:
-      self._writer.close()
-
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step that has been started; the first one has been compiled then."""
-    if not self._bar:
-      say(f"{self._job.name}: compiled in {duration(time.monotonic() - self._began)}")
-      self._bar = progress_bar(self._job.num_steps, self._first, self._job.name, "steps")
-    self.flush()
-    self._pending = step, metrics
-
-  def flush(self) -> None:
-    if self._pending is None:
-      return
-    step, metrics = self._pending
-    self._pending = None
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-      kept = (
-        f"the checkpoint of step {self.saved} is kept" if self.saved else "nothing is saved yet"
-      )
-      raise NonFiniteError(
-        f"{bad[0]} is {metrics[bad[0]]} at step {step}; {kept}. Lower the learning rate or the"
-        " clipping norm"
-      )
-    self._window.append(metrics)
-    self._bar.update()
-    if step % self._every == 0:
-      means = {name: float(np.mean([m[name] for m in self._window])) for name in metrics}
-      self._window.clear()
-      losses = {name: f"{x:.3g}" for name, x in means.items() if name.endswith("loss")}
-      self._bar.set_postfix(losses, refresh=False)
-      if self._writer:
-        self._writer.write_scalars(step, means)

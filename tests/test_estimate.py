@@ -6,6 +6,7 @@ import numpy as np
 
 from dmmd_jax import checkpoints, estimate, parallel
 from dmmd_jax.progress import duration
+from dmmd_jax.speed import Speed
 
 SIZE = 16
 
@@ -35,7 +36,9 @@ def announced(num_steps=100, start=0, step_fn=None):
   state = jax.device_put(state, parallel.replicated(mesh))
   abstract = checkpoints.abstract_like(state, jax.tree.map(lambda x: x.sharding, state))
   step_fn = step_fn or jax.jit(step)
-  return estimate.Announced("teacher", step_fn, abstract, range(start, num_steps), mesh), state
+  speed = Speed(SIZE, mesh)
+  announced = estimate.Announced("teacher", step_fn, abstract, range(start, num_steps), mesh, speed)
+  return announced, state
 
 
 def batch(i):

@@ -4,7 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from dmmd_jax.flops import flops, work
 from dmmd_jax.networks import attention
@@ -74,3 +76,10 @@ def test_a_kernel_runs_as_often_as_its_grid_says():
   # Scores and their products with values, for two examples and four heads.
   assert found.kernels == found.flops == 2 * 2 * 4 * 2 * 256 * 256 * 64
   assert work(lambda q: q @ q, abstract(8, 8)).kernels == 0
+
+
+def test_what_each_device_does_counts_for_all_of_them():
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+  product = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+  args = abstract(8 * BATCH, WIDTH), abstract(WIDTH, WIDTH)
+  assert flops(product, *args) == flops(jnp.matmul, *args)

@@ -80,11 +80,11 @@ data, init, step, size = parts_of(config, "distill")
 source = Counting(data.train)
 dataset = Dataset(source, data.held_out, 17)
 job = training.Job("test", 4, lambda key, _: init(key), step, Batches(dataset, size, seed=0))
-losses, add = [], training._Log.add
+losses, add = [], training.TrainingLog.add
 def note(self, step, metrics):
   losses.append(float(metrics["auxiliary_loss"]))
   add(self, step, metrics)
-training._Log.add = note
+training.TrainingLog.add = note
 mesh = parallel.make_mesh(json.loads(sys.argv[2]))
 import pathlib
 training.train(job, pathlib.Path(sys.argv[1]), config.run, mesh)

@@ -14,8 +14,10 @@ ALLOWED = {
   "networks": {"parallel"},
   "mmd": set(),
   "distillation": {"diffusion", "positions"},
-  "training": {"checkpoints", "data", "estimate", "parallel", "progress", "signals"},
-}
+  "training": {
+    "checkpoints", "data", "estimate", "parallel", "profile", "signals", "speed", "training_log",
+  },
+}  # fmt: skip
 LONGEST = 300
 
 

@@ -67,14 +67,14 @@ def losses(network, phase, mesh, directory):
   job = training.Job(phase, STEPS, lambda key, _: init(key), step, Batches(dataset, size, seed=0))
   config = digits_dmmd.get_config().run
   config.tensorboard = False
-  found, add = [], training._Log.add
+  found, add = [], training.TrainingLog.add
 
   def note(self, step, metrics):
     found.append([float(metrics[name]) for name in sorted(metrics) if name.endswith("loss")])
     add(self, step, metrics)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training._Log, "add", note)
+    patch.setattr(training.TrainingLog, "add", note)
     training.train(job, directory, config, mesh)
   return np.array(found)
 

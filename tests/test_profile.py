@@ -1,0 +1,42 @@
+"""A profile has the steps that were asked for, also of a run that ends before the last of them."""
+
+import glob
+import gzip
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from dmmd_jax import parallel, training
+from dmmd_jax.config_file import ConfigError
+from dmmd_jax.profile import Profile
+from dmmd_jax.training_log import NonFiniteError
+from tests.test_training import RUN, job
+
+
+def traced_steps(folder):
+  """The numbers of the steps in the one trace of a folder."""
+  (path,) = glob.glob(f"{folder}/plugins/profile/*/perfetto_trace.json.gz")
+  with gzip.open(path) as file:
+    events = json.load(file)["traceEvents"]
+  return sorted(int(e["args"]["step_num"]) for e in events if e.get("name") == "train")
+
+
+def test_the_steps_of_a_profile_are_traced(tmp_path, capsys):
+  config = ConfigDict(dict(RUN) | {"profile": (3, 5)})
+  training.train(job(num_steps=8), tmp_path, config, parallel.make_mesh())
+  assert traced_steps(tmp_path / "profile") == [3, 4, 5]
+  assert f"profile of steps 3 to 5: {tmp_path}/profile" in capsys.readouterr().err
+
+
+def test_what_was_traced_before_an_error_is_kept(tmp_path):
+  config = ConfigDict(dict(RUN) | {"profile": (3, 50)})
+  with pytest.raises(NonFiniteError):
+    training.train(job(num_steps=60, poison_at=6), tmp_path, config, parallel.make_mesh())
+  assert traced_steps(tmp_path / "profile")[:3] == [3, 4, 5]
+
+
+def test_a_profile_in_a_bucket_is_refused():
+  with pytest.raises(ConfigError, match="profile with a local --workdir"):
+    Profile("gs://bucket/run/profile", (1, 2))
+  Profile("gs://bucket/run/profile", ())
