@@ -84,6 +84,7 @@ TINY = [
   "--config.evaluate.teacher_nfe=(1,2)",
   "--config.evaluate.student_nfe=(1,2)",
   "--config.evaluate.num_sample_batches=2",
+  "--config.evaluate.sample_batch_size=256",
 ]
 
 
@@ -148,6 +149,7 @@ def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
     "--config.preset=smoke",
     "--config.teacher.num_steps=2",
     "--config.distill.num_steps=1",
+    "--config.distill.updates=joint",
     "--config.evaluate.teacher_nfe=(2,)",
     "--config.evaluate.student_nfe=(1,)",
     "--config.evaluate.sample_batch_size=16",
