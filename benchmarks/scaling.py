@@ -111,7 +111,7 @@ def _kernel_flops(program, mesh) -> float:
   from dmmd_jax.flops import work
 
   with parallel.use(mesh):
-    return work(program.function, *program.arguments).kernels
+    return work(program.function, *program.arguments).kernels / mesh.size
 
 
 def _why(error: str) -> str:

@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 class Work(NamedTuple):
   """FLOPs of matrix products and convolutions, and bytes of all that they read and write.
 
-  `kernels` are those of the FLOPs that are inside of Pallas kernels.
+  Of all devices. `kernels` are those of the FLOPs that are inside of Pallas kernels.
   """
 
   flops: float = 0.0

@@ -81,8 +81,9 @@ def without_unused(logits: jax.Array, c: NetworkConfig) -> jax.Array:
   """Logits `[..., K]` of which the unused categories have no chance, and finite logarithms."""
   if not c.num_unused:
     return logits
-  used = jnp.arange(c.num_categories) < c.num_categories - c.num_unused
-  return jnp.where(used, logits, -1e9)
+  # Added as a bias is, which compilers fuse into the product; a choice would be a pass of its own.
+  is_used = jnp.arange(c.num_categories) < c.num_categories - c.num_unused
+  return logits + jnp.where(is_used, 0.0, -1e9)
 
 
 def affine(

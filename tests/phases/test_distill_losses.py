@@ -305,7 +305,8 @@ CASES = {
     {"samples": 3, "temperature": 5.0, "top_p": 0.6, "guidance": 0.5, "from_prior": True},
   ),
   "marginal": (KERNEL, {"score__objective": "marginal"}, {"marginal": True}),
-  "blocks": (
+  "blocks": (KERNEL, {"network__block": 2}, {"blocks": 2}),
+  "blocks_of_the_marginal_objective": (
     KERNEL | {"score__objective": "marginal"},
     {"network__block": 2},
     {"marginal": True, "blocks": 2},
