@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dmmd_jax import parallel
+from dmmd_jax.diffusion import fast_memory
+from dmmd_jax.diffusion.fast_memory import LANES, LARGE
 from dmmd_jax.diffusion.nucleus import smallest_kept
 from dmmd_jax.positions import KEPT
 
-# Categories of a run, by which draws are made in two steps: of few categories, of many. A multiple
-# of 128 suits the vector registers of a TPU.
-_RUN, _LARGE_RUN, _LARGE = 32, 128, 1024
+# Categories of a run, by which draws are made in two steps, where there are few; else `LANES`.
+_RUN = 32
 
 
 @jax.named_scope("vocabulary")
@@ -44,9 +46,12 @@ def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
   passes a uniform number. Gumbel noise would need a random number per category, and in float32 it
   draws rare categories too seldom (arXiv 2409.02908).
   """
+  log_probs = jax.lax.stop_gradient(log_probs)
+  if fast_memory.is_there(log_probs) and log_probs.shape[-1] % LANES == 0:
+    return parallel.split_examples(draw_in_fast_memory, log_probs, u)
   num = log_probs.shape[-1]
-  run = _LARGE_RUN if num > _LARGE else min(num, _RUN)
-  probs = jnp.exp(jax.lax.stop_gradient(log_probs))
+  run = LANES if num > LARGE else min(num, _RUN)
+  probs = jnp.exp(log_probs)
   window = (1,) * (probs.ndim - 1) + (run,)
   padding = [(0, 0)] * (probs.ndim - 1) + [(0, -num % run)]
   runs = jax.lax.reduce_window(probs, 0.0, jax.lax.add, window, window, padding)
@@ -54,6 +59,44 @@ def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
   places = begin[..., None] + jnp.arange(run)
   of_run = jnp.take_along_axis(probs, places, -1, mode="fill", fill_value=0.0)
   return begin + _first_above(of_run, u[..., 1])
+
+
+def draw_in_fast_memory(log_probs: jax.Array, u: jax.Array, interpret: bool = False) -> jax.Array:
+  """`draw` on one TPU, of a multiple of 128 categories; `interpret` runs it on a CPU."""
+  tokens = fast_memory.map_rows(_draw_rows, log_probs, u, dtype=jnp.int32, interpret=interpret)
+  return tokens[..., 0]
+
+
+def _draw_rows(log_probs, u):
+  """Tokens `[n, 1]` of references to log-probabilities `[n, K]` and uniform numbers `[n, 2]`."""
+  from jax.experimental import pallas
+
+  num, size = log_probs.shape[0], log_probs.shape[1] // LANES
+
+  def probs_of(run):
+    return jnp.exp(log_probs[:, pallas.ds(pallas.multiple_of(run * LANES, LANES), LANES)])
+
+  def mass_of(run, below):
+    return below + probs_of(run).sum(-1, keepdims=True)
+
+  def choose(run, state):
+    below, chosen, probs = state
+    above = mass_of(run, below)
+    # The masses are summed as for the total, so that the last of them is above any part of it.
+    is_first = (chosen < 0) & (above > target)
+    return above, jnp.where(is_first, run, chosen), jnp.where(is_first, probs_of(run), probs)
+
+  nothing = jnp.zeros((num, 1), jnp.float32)
+  target = u[:, 0:1] * jax.lax.fori_loop(0, size, mass_of, nothing)
+  state = nothing, jnp.full((num, 1), -1, jnp.int32), jnp.zeros((num, LANES), jnp.float32)
+  _, run, probs = jax.lax.fori_loop(0, size, choose, state)
+  lane = jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), 1)
+  is_before = jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), 0) <= lane
+  cumulative = jnp.dot(probs, is_before.astype(jnp.float32), precision="highest")
+  cumulative = jnp.where(probs > 0.0, cumulative, 0.0)
+  is_above = cumulative > u[:, 1:2] * cumulative.max(-1, keepdims=True)
+  first = jnp.where(is_above, lane[:1], LANES).min(-1, keepdims=True)
+  return run * LANES + first
 
 
 def uniforms(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

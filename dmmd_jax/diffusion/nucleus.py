@@ -5,17 +5,12 @@ bisection reads the probabilities 31 times. The kernel reads them once, and bise
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
 from dmmd_jax import parallel
-
-# Bytes of the rows that a kernel holds at a time, twice, as the next ones come in while it works.
-_BLOCK_BYTES = 1 << 22
-# Categories from which on the kernel pays, and rows that fit its registers.
-_FEWEST, _ROWS = 1024, 8
+from dmmd_jax.diffusion import fast_memory
 
 
 def smallest_kept(probs: jax.Array, top_p: float) -> jax.Array:
@@ -23,7 +18,7 @@ def smallest_kept(probs: jax.Array, top_p: float) -> jax.Array:
 
   That is the least number above which there is less mass than `top_p`.
   """
-  if parallel.platform() == "tpu" and probs.shape[-1] >= _FEWEST:
+  if fast_memory.is_there(probs):
     return parallel.split_examples(functools.partial(in_fast_memory, top_p=top_p), probs)
   return bisect(probs, top_p)
 
@@ -45,23 +40,6 @@ def bisect(probs: jax.Array, top_p: float) -> jax.Array:
 
 
 def in_fast_memory(probs: jax.Array, top_p: float, interpret: bool = False) -> jax.Array:
-  """`smallest_kept` on one TPU, a few rows at a time; `interpret` runs it on a CPU."""
-  # Imported late: it takes a second, and only TPUs need it.
-  from jax.experimental import pallas
-
-  num = probs.shape[-1]
-  flat = probs.reshape(-1, num)
-  rows = max(_BLOCK_BYTES // (4 * num) // _ROWS, 1) * _ROWS
-
-  def kernel(probs_ref, found_ref):
-    found_ref[...] = bisect(probs_ref[...], top_p)
-
-  found = pallas.pallas_call(
-    kernel,
-    out_shape=jax.ShapeDtypeStruct((len(flat), 1), jnp.float32),
-    grid=(math.ceil(len(flat) / rows),),
-    in_specs=[pallas.BlockSpec((rows, num), lambda i: (i, 0))],
-    out_specs=pallas.BlockSpec((rows, 1), lambda i: (i, 0)),
-    interpret=interpret,
-  )(flat)
-  return found.reshape(*probs.shape[:-1], 1)
+  """`smallest_kept` on one TPU; `interpret` runs it on a CPU."""
+  bisect_rows = lambda rows: bisect(rows[...], top_p)
+  return fast_memory.map_rows(bisect_rows, probs, dtype=jnp.float32, interpret=interpret)

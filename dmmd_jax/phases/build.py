@@ -13,6 +13,7 @@ from dmmd_jax import checkpoints, parallel
 from dmmd_jax.data import alphabets, digits, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, samplers, schedules
+from dmmd_jax.diffusion.fast_memory import LANES, LARGE
 from dmmd_jax.digest import digest
 from dmmd_jax.networks import noise, transformer, uvit
 from dmmd_jax.phases.denoiser import Denoiser
@@ -20,8 +21,6 @@ from dmmd_jax.records import Source
 
 # Examples whose tokens are counted for the marginal process.
 _COUNTED = 1_000_000
-# Categories from which on a vocabulary is large.
-_LARGE = 1024
 
 
 def make_dataset(config) -> Dataset:
@@ -116,7 +115,7 @@ def make_process(config, dataset: Dataset) -> processes.Process:
   if config.process.name == "uniform":
     return processes.Uniform(dataset.num_categories, schedule)
   num = dataset.num_categories
-  return processes.Masked(num if num < _LARGE else -(-num // 128) * 128, schedule)
+  return processes.Masked(num if num < LARGE else -(-num // LANES) * LANES, schedule)
 
 
 def make_network(

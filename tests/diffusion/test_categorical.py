@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
+from dmmd_jax.diffusion import fast_memory
+from dmmd_jax.diffusion.categorical import (
+  draw,
+  draw_in_fast_memory,
+  entropy,
+  mean_where,
+  truncate,
+  uniforms,
+)
+from tests.diffusion.test_nucleus import on_tpus
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
@@ -136,3 +145,34 @@ def test_draws_do_not_carry_a_gradient():
   u = uniforms(jax.random.key(0), (5,))
   grad = jax.grad(lambda x: draw(jax.nn.log_softmax(x), u).astype(float).sum())(jnp.ones((5, 3)))
   assert not grad.any()
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1280), (2, 16, 2048)])
+def test_the_kernel_draws_what_the_plain_code_draws(shape, monkeypatch):
+  monkeypatch.setattr(fast_memory, "_BLOCK_BYTES", 8 * 4 * shape[-1])  # 8 rows; the last are fewer
+  keys = jax.random.split(jax.random.key(1), 5)
+  log_probs = jax.nn.log_softmax(3.0 * jax.random.normal(keys[0], shape))
+  # Impossible are runs of 128, single categories, and all but one.
+  possible = jax.random.bernoulli(keys[1], 0.5, shape).at[..., 128:256].set(False)
+  only = jnp.arange(shape[-1]) == shape[-1] - 1
+  log_probs = jnp.where(possible | only, log_probs, -jnp.inf).at[0, 0].set(jnp.log(1.0 * only))
+  for key in keys[2:]:
+    u = uniforms(key, shape[:-1])
+    found = draw_in_fast_memory(log_probs, u, interpret=True)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, draw(log_probs, u))
+    assert found[0, 0] == shape[-1] - 1
+  # Rounding decides between the last categories, but must not leave the possible ones.
+  ends = jnp.stack([jnp.zeros(shape[:-1]), jnp.full(shape[:-1], 1 - 2.0**-23)], -1)
+  for u in (ends, ends[..., ::-1]):
+    found = draw_in_fast_memory(log_probs, u, interpret=True)
+    assert jnp.isfinite(jnp.take_along_axis(log_probs, found[..., None], -1)).all()
+
+
+def test_a_tpu_draws_in_the_kernel_from_large_vocabularies():
+  u = jnp.full((8, 4, 2), 0.5)
+  primitives = lambda num, **where: on_tpus(lambda x: draw(x, u), num, **where)
+  assert "pallas_call" in primitives(2048) and "shard_map" in primitives(2048)
+  assert "pallas_call" not in primitives(2048, platform="cpu")
+  assert "pallas_call" not in primitives(256)
+  assert "pallas_call" not in primitives(2000)  # not whole runs

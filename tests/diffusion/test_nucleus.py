@@ -1,5 +1,7 @@
 """The kernel that finds the threshold of top-p, beside the plain bisection."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from dmmd_jax import parallel
-from dmmd_jax.diffusion import nucleus
+from dmmd_jax.diffusion import fast_memory, nucleus
 
 
 def distributions(shape):
@@ -16,7 +18,7 @@ def distributions(shape):
 
 @pytest.mark.parametrize("shape", [(3, 5, 1300), (2, 16, 1024), (1, 9, 40)])
 def test_the_kernel_finds_what_the_bisection_finds(shape, monkeypatch):
-  monkeypatch.setattr(nucleus, "_BLOCK_BYTES", 8 * 4 * shape[-1])  # 8 rows; the last are fewer
+  monkeypatch.setattr(fast_memory, "_BLOCK_BYTES", 8 * 4 * shape[-1])  # 8 rows; the last are fewer
   probs = distributions(shape)
   for top_p in (0.1, 0.85, 1.0):
     expected = nucleus.bisect(probs, top_p)
@@ -27,17 +29,19 @@ def test_the_kernel_finds_what_the_bisection_finds(shape, monkeypatch):
     assert (mass >= top_p - 1e-5).all()
 
 
-def primitives(num, platform="tpu", batch=8):
+def on_tpus(function, num, platform="tpu", batch=8):
+  """The operations of a function of distributions over `num` categories, on eight devices."""
   device = jax.sharding.AbstractDevice("TPU v5 lite", 1, platform)
   mesh = AbstractMesh(
     (4, 1, 2), parallel.AXES, (jax.sharding.AxisType.Auto,) * 3, abstract_device=device
   )
   with jax.sharding.use_abstract_mesh(mesh):
     probs = distributions((batch, 4, num))
-    return str(jax.make_jaxpr(lambda x: nucleus.smallest_kept(x, 0.8))(probs))
+    return str(jax.make_jaxpr(function)(probs))
 
 
 def test_a_tpu_takes_the_kernel_for_large_vocabularies():
+  primitives = functools.partial(on_tpus, lambda x: nucleus.smallest_kept(x, 0.8))
   assert "pallas_call" in primitives(2048) and "shard_map" in primitives(2048)
   assert "pallas_call" in primitives(2048, batch=6)  # each device does all of it
   assert "pallas_call" not in primitives(2048, platform="cpu")
