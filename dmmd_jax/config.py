@@ -41,6 +41,7 @@ def check(config: ConfigDict) -> None:
   _check_presence(config)
   _check_phases(config.phases)
   _check_tensorboard(config)
+  _check_profile(config.run.profile)
   _check_network(config, example_shape(config))
   _check_evaluation(config)
   _check_distillation(config)
@@ -118,6 +119,13 @@ def _check_tensorboard(config: ConfigDict) -> None:
     not missing,
     f"run.tensorboard is True and {', '.join(missing)} cannot be imported; install it, or set"
     " run.tensorboard=False",
+  )
+
+
+def _check_profile(steps: tuple[int, ...]) -> None:
+  require(
+    not steps or steps[0] <= steps[1],
+    f"run.profile is {shown(steps)}; expected the first and the last step, in this order",
   )
 
 

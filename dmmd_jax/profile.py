@@ -33,7 +33,7 @@ class Profile:
 
   def step(self, step: int) -> contextlib.AbstractContextManager:
     """Names what is done inside as that step."""
-    if step == self._first:
+    if not self._running and self._first <= step <= self._last:
       jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
       self._running = True
     if not self._running:

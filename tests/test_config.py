@@ -53,6 +53,7 @@ def test_a_preset_yields_to_what_is_given_by_hand():
     ({"dataset__unknown": "skip"}, "dataset.unknown is 'skip'"),
     ({"dataset__length": 0}, "dataset.length is 0"),
     ({"dataset__name": "digits"}, "phases has 'reference', a model of text"),
+    ({"run__profile": (5, 3)}, "run.profile is (5, 3); expected the first and the last step"),
     ({"evaluate__sample_batch_size": 1}, "evaluate.sample_batch_size is 1"),
     ({"network__conv": -1}, "network.conv is -1"),
     ({"network__block": -16}, "network.block is -16"),

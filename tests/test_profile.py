@@ -29,6 +29,14 @@ def test_the_steps_of_a_profile_are_traced(tmp_path, capsys):
   assert f"profile of steps 3 to 5: {tmp_path}/profile" in capsys.readouterr().err
 
 
+def test_a_run_that_goes_on_within_its_profile_traces_what_is_left(tmp_path):
+  mesh = parallel.make_mesh()
+  training.train(job(num_steps=4), tmp_path, RUN, mesh)
+  config = ConfigDict(dict(RUN) | {"profile": (3, 6)})
+  training.train(job(num_steps=8), tmp_path, config, mesh)
+  assert traced_steps(tmp_path / "profile") == [5, 6]
+
+
 def test_what_was_traced_before_an_error_is_kept(tmp_path):
   config = ConfigDict(dict(RUN) | {"profile": (3, 50)})
   with pytest.raises(NonFiniteError):
