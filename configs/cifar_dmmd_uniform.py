@@ -17,7 +17,6 @@ def get_config():
   config.teacher.loss = "cross_entropy"
   # Given z_t, a sample x and z_s are dependent: the auxiliary model must see the sample.
   config.distill.auxiliary_target = "hard"
-  config.distill.student_nfe = (
-    8  # randomness of z_t itself helps: it works with fewer steps than masked
-  )
+  # Randomness of z_t itself helps: it works with fewer steps than masked.
+  config.distill.student_nfe = 8
   return config
