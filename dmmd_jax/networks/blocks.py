@@ -119,8 +119,14 @@ class ToHeads(nn.Module):
       layers.partitioned(nn.initializers.xavier_uniform(), "embed", "heads"),
       (width, self.parts * width),
     )
+    bias = self.param(
+      "bias", layers.partitioned(nn.initializers.zeros, "heads"), (self.parts * width,)
+    )
     kernel = kernel.astype(self.dtype).reshape(width, *shape)
-    return tuple(jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(self.parts))
+    bias = bias.astype(self.dtype).reshape(*shape, 1)
+    return tuple(
+      jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) + bias[:, i] for i in range(self.parts)
+    )
 
 
 class FromHeads(nn.Module):
