@@ -129,6 +129,15 @@ def _check_profile(steps: tuple[int, ...]) -> None:
   )
 
 
+def check_workdir(config: ConfigDict, workdir: str) -> None:
+  """Raises `ConfigError` for what a run in a workdir of that name could not write there."""
+  require(
+    not config.run.profile or "://" not in workdir,
+    f"run.profile is set, and {workdir} is in a bucket, where jax's profiler cannot write; profile"
+    " with a local --workdir",
+  )
+
+
 def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
   network = config.network
   images = len(shape) == 3

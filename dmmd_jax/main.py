@@ -55,7 +55,9 @@ def main(overrides: dict[str, str]) -> None:
     config, given = config_file.load(_CONFIG.value, overrides)
     image_size.settle(config, given)
     config_checks.check(config)
-    workdir = workdirs.locate(_WORKDIR.value or f"runs/{name}", write=True)
+    name = _WORKDIR.value or f"runs/{name}"
+    config_checks.check_workdir(config, name)
+    workdir = workdirs.locate(name, write=True)
     records.check(config, workdir, _UNFINISHED.value)
     cli.keep_compiled_programs()
     cli.hide_logs_of_libraries()

@@ -5,25 +5,18 @@ import contextlib
 import jax
 from etils import epath
 
-from dmmd_jax.config_file import ConfigError
 from dmmd_jax.progress import say
 
 
 class Profile:
   """Traces the steps `(first, last)`, counted from 1, into a folder; `()` traces none.
 
-  Each of several processes traces its own devices. What was traced before an error is kept. Raises
-  `ConfigError` for a folder in a bucket, where the profiler cannot write.
+  Each of several processes traces its own devices. What was traced before an error is kept.
   """
 
   def __init__(self, folder: epath.Path, steps: tuple[int, int] | tuple[()]):
     self._folder, self._running = folder, False
     self._first, self._last = steps or (0, 0)
-    if steps and "://" in str(folder):
-      raise ConfigError(
-        f"run.profile is set, and {folder} is in a bucket, where the profiler cannot write; profile"
-        " with a local --workdir"
-      )
 
   def __enter__(self) -> "Profile":
     return self

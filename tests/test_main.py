@@ -38,13 +38,17 @@ def run_main(*args, cwd=".", **environment):
     (["--config=digits_dmmd", "--teacher.ema=0"], "; did you mean --config.teacher.ema?"),
     (["--config=digits_dmmd", "--conf.teacher.ema=0"], "; did you mean --config.teacher.ema?"),
     (["--config=configs/digits_dmmd.py", "stray"], "stray"),
+    (
+      ["--config=digits_dmmd", "--config.run.profile=(1,2)", "--workdir=gs://bucket/run"],
+      "profile with a local --workdir",
+    ),
     (["--config=configs/digits_dmmd.py", "--config.phases=('distill',)"], "no trained teacher"),
     (["--config=configs/digits_dmmd.py", "--config.teacher.batch_size=60"], "batch_size is 60"),
   ],
 )
 def test_errors_end_in_one_line_with_exit_code_2(args, message, tmp_path):
   workdir = tmp_path / "run"
-  done = run_main(*args, f"--workdir={workdir}", JAX_PLATFORMS="cpu")
+  done = run_main(f"--workdir={workdir}", *args, JAX_PLATFORMS="cpu")
   assert done.returncode == 2, done.stderr
   assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
   assert not workdir.exists()

@@ -8,8 +8,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from dmmd_jax import parallel, training
-from dmmd_jax.config_file import ConfigError
-from dmmd_jax.profile import Profile
 from dmmd_jax.training_log import NonFiniteError
 from tests.test_training import RUN, job
 
@@ -42,9 +40,3 @@ def test_what_was_traced_before_an_error_is_kept(tmp_path):
   with pytest.raises(NonFiniteError):
     training.train(job(num_steps=60, poison_at=6), tmp_path, config, parallel.make_mesh())
   assert traced_steps(tmp_path / "profile")[:3] == [3, 4, 5]
-
-
-def test_a_profile_in_a_bucket_is_refused():
-  with pytest.raises(ConfigError, match="profile with a local --workdir"):
-    Profile("gs://bucket/run/profile", (1, 2))
-  Profile("gs://bucket/run/profile", ())
