@@ -6,7 +6,6 @@ validation split, and writes `results.json` into `--out`. What is complete there
 """
 
 import argparse
-import pathlib
 
 from benchmarks import few_steps
 
@@ -28,17 +27,12 @@ VARIANTS = {
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  few_steps.add_arguments(parser)
-  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/ablation"))
+  few_steps.add_arguments(parser, out="runs/ablation")
   args = parser.parse_args()
-  results = {name: [] for name in VARIANTS}
-  for seed in range(args.seeds):
-    for index, (name, (config, overrides)) in enumerate(VARIANTS.items()):
-      workdir = args.out / str(index) / str(seed)
-      few_steps.run(config, seed, args.teacher, workdir, STEPS, args.split, overrides)
-      results[name].append(few_steps.read(workdir))
+  variants = {name: (str(i), *variant) for i, (name, variant) in enumerate(VARIANTS.items())}
+  results = few_steps.compare(variants, STEPS, args)
   metrics = ("frechet", "class_tv", "kernel_mmd")
-  few_steps.show(few_steps.summary(results, metrics, STEPS, args.split), args.out)
+  few_steps.show(few_steps.summary(results, metrics, STEPS, args), args.out)
 
 
 if __name__ == "__main__":

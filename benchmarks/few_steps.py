@@ -6,9 +6,10 @@
 distils a trained teacher with each method and seed (on two cores a minute a student of digits, five
 a student of text), evaluates, prints tables (mean over seeds, and the larger of its standard error
 and that of one cell), and writes `results.json` for `benchmarks.tables` and `few_steps.png` into
-`--out`. To choose settings it measures on the validation split; `--split=held_out` is for the table
-of what was chosen. What is complete in `--out` is not run again. Arguments after `--` go to every
-run.
+`--out`. Several teachers (`--teacher=A --teacher=B`) are taken by turns, one a seed: the errors
+then have what teachers differ in, too. To choose settings it measures on the validation split;
+`--split=held_out` is for the table of what was chosen. What is complete in `--out` is not run
+again. Arguments after `--` go to every run.
 """
 
 import argparse
@@ -46,6 +47,28 @@ METRICS = {
   "text": ("gradient_moment", "perplexity", "unigram_entropy", "distinct_4", "repeated_4"),
 }
 STEPS = (1, 2, 4, 8, 16)
+# Stands in overrides for the workdir of the teacher.
+TEACHER = "TEACHER"
+
+
+def compare(
+  variants: dict[str, tuple[str, str, list[str]]], steps: tuple[int, ...], args: argparse.Namespace
+) -> dict[str, list[dict]]:
+  """What `read` finds for every seed of every variant: a folder in `--out`, a config, overrides."""
+  teachers = teachers_of(args)
+  results = {name: [] for name in variants}
+  for seed in range(args.seeds):
+    teacher = teachers[seed % len(teachers)]
+    for name, (folder, config, overrides) in variants.items():
+      workdir = args.out / folder / str(seed)
+      given = [word.replace(TEACHER, str(teacher)) for word in overrides]
+      run(config, seed, teacher, workdir, steps, args.split, given)
+      results[name].append(read(workdir))
+  return results
+
+
+def teachers_of(args: argparse.Namespace) -> list[pathlib.Path]:
+  return args.teacher or [pathlib.Path("runs/digits_dmmd")]
 
 
 def run(
@@ -96,10 +119,15 @@ def statistics(
 
 
 def summary(
-  results: dict[str, list[dict]], metrics: tuple[str, ...], steps: tuple[int, ...], split: str
+  results: dict[str, list[dict]],
+  metrics: tuple[str, ...],
+  steps: tuple[int, ...],
+  args: argparse.Namespace,
 ) -> dict:
   """What `benchmarks.tables` shows: mean and error over seeds of every row, metric and NFE."""
   seeds = len(next(iter(results.values())))
+  num_teachers = len(set(teachers_of(args)[:seeds]))
+  teachers = "one teacher" if num_teachers == 1 else f"{num_teachers} teachers"
   few = "" if seeds >= 3 else "; fewer than three seeds say little of the spread between them"
   rows = [
     {"model": name, "metric": metric, "nfe": int(nfe), "value": value, "stderr": stderr}
@@ -108,8 +136,9 @@ def summary(
     for value, stderr, nfe in cells.tolist()
   ]
   return {
-    "caption": f"{seeds} seed{'s' * (seeds > 1)}, against the {tables.SPLITS[split]} split; ± is"
-    f" the larger of the standard error over seeds and the sampling error of one cell{few}.",
+    "caption": f"{seeds} seed{'s' * (seeds > 1)} of {teachers}, against the"
+    f" {tables.SPLITS[args.split]} split; ± is the larger of the standard error over seeds and the"
+    f" sampling error of one cell{few}.",
     "command": shlex.join(
       ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
     ),
@@ -126,13 +155,16 @@ def show(found: dict, out: pathlib.Path) -> None:
   (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
   """Those of every comparison of students."""
-  parser.add_argument("--teacher", type=pathlib.Path, default=pathlib.Path("runs/digits_dmmd"))
+  parser.add_argument(
+    "--teacher", type=pathlib.Path, action="append", help="a workdir, by default runs/digits_dmmd"
+  )
   parser.add_argument("--seeds", type=int, default=3, help="three at least for errors that hold")
   parser.add_argument(
     "--split", choices=("validation", "held_out"), default="validation", help="measured on"
   )
+  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out))
 
 
 def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
@@ -151,22 +183,17 @@ def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--data", choices=METHODS, default="digits")
-  add_arguments(parser)
-  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/few_steps"))
+  add_arguments(parser, out="runs/few_steps")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
-  extra = args.extra
-  if args.data == "text":
-    extra = [f"--config.reference.workdir={args.teacher}", *extra]
-  methods = METHODS[args.data]
-  results = {name: [] for name in methods}
-  for seed in range(args.seeds):
-    for name, config in methods.items():
-      workdir = args.out / pathlib.Path(config).stem / str(seed)
-      run(config, seed, args.teacher, workdir, STEPS, args.split, extra)
-      results[name].append(read(workdir))
+  reference = [f"--config.reference.workdir={TEACHER}"] if args.data == "text" else []
+  variants = {
+    name: (pathlib.Path(config).stem, config, [*reference, *args.extra])
+    for name, config in METHODS[args.data].items()
+  }
+  results = compare(variants, STEPS, args)
   metrics = METRICS[args.data]
-  show(summary(results, metrics, STEPS, args.split), args.out)
+  show(summary(results, metrics, STEPS, args), args.out)
   plot(statistics(results, metrics[0], STEPS), metrics[0], args.out / "few_steps.png")
 
 

@@ -1,5 +1,6 @@
 """Comparisons of students over seeds."""
 
+import argparse
 import json
 
 import numpy as np
@@ -28,14 +29,28 @@ def test_errors_over_seeds_are_never_below_those_of_a_cell():
 
 
 def test_a_summary_says_what_its_errors_are():
-  found = few_steps.summary({"method": RUNS}, ("m",), (1, 2), "validation")
+  args = argparse.Namespace(split="validation", teacher=None)
+  found = few_steps.summary({"method": RUNS}, ("m",), (1, 2), args)
   last = {"model": "method", "metric": "m", "nfe": 4, "value": 2.0, "stderr": 1.0}
   assert found["rows"][-1] == last and len(found["rows"]) == 4
-  assert found["caption"].startswith("2 seeds, against the validation split")
+  assert found["caption"].startswith("2 seeds of one teacher, against the validation split")
   assert "fewer than three" in found["caption"]
-  three = few_steps.summary({"method": [*RUNS, RUNS[0]]}, ("m",), (1, 2), "held_out")
-  assert three["caption"].startswith("3 seeds, against the test split")
+  args = argparse.Namespace(split="held_out", teacher=["a", "b"])
+  three = few_steps.summary({"method": [*RUNS, RUNS[0]]}, ("m",), (1, 2), args)
+  assert three["caption"].startswith("3 seeds of 2 teachers, against the test split")
   assert "fewer" not in three["caption"]
+
+
+def test_seeds_take_teachers_by_turns(monkeypatch, tmp_path):
+  calls = []
+  monkeypatch.setattr(few_steps, "run", lambda *args: calls.append(args))
+  monkeypatch.setattr(few_steps, "read", lambda workdir: workdir)
+  args = argparse.Namespace(split="validation", teacher=["a", "b"], seeds=3, out=tmp_path)
+  overrides = ["--config.reference.workdir=TEACHER", "--x=1"]
+  found = few_steps.compare({"ours": ("folder", "config.py", overrides)}, (1, 2), args)
+  assert found == {"ours": [tmp_path / "folder" / str(seed) for seed in range(3)]}
+  assert [call[2] for call in calls] == ["a", "b", "a"]
+  assert calls[1][-1] == ["--config.reference.workdir=b", "--x=1"]
 
 
 def test_comparisons_read_steps_and_errors(tmp_path):
