@@ -152,10 +152,7 @@ def _sampler(name: str, config, mesh: jax.sharding.Mesh) -> Program:
 
 
 def _gradient_moment(config, mesh: jax.sharding.Mesh) -> Program:
-  """A pair of minibatches of samples and of data, under GPT-2 or the reference model.
-
-  Every device does all of it, as evaluation has it.
-  """
+  """A pair of minibatches of samples and of data, under GPT-2 or the reference model."""
   dataset = dataset_of(config)
   half = config.evaluate.sample_batch_size // 2
   if dataset.num_categories == _BYTE_PAIRS:
@@ -169,17 +166,17 @@ def _gradient_moment(config, mesh: jax.sharding.Mesh) -> Program:
   loss = lambda params, x: nll(params, x).mean()
   params = sharded(init, mesh)
 
-  def texts(sharding=None):
-    return jax.ShapeDtypeStruct((2, half, *dataset.shape), jnp.int32, sharding=sharding)
+  def texts(num, sharding=None):
+    return jax.ShapeDtypeStruct((2, num, *dataset.shape), jnp.int32, sharding=sharding)
 
   def product(params, samples, data):
     return pair_product(loss, params, samples, data)
 
   return Program(
     product,
-    (params, *[texts(parallel.replicated(mesh))] * 2),
+    (params, *[texts(half, parallel.replicated(mesh))] * 2),
     {"parameters": params},
-    lambda devices: (product, (unsharded(params), texts(), texts())),
+    lambda devices: (product, (unsharded(params), *[texts(half // devices)] * 2)),
     donates=False,
     out_shardings=parallel.replicated(mesh),
     vocabulary=_vocabulary(dataset),

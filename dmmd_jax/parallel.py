@@ -48,9 +48,9 @@ def platform() -> str | None:
   return device and device.platform
 
 
-def batch_shards() -> int:
-  """How many parts of a batch the devices of the mesh in use have; 1 without one."""
-  sizes = jax.sharding.get_abstract_mesh().shape
+def batch_shards(mesh: Mesh | None = None) -> int:
+  """How many parts of a batch the devices of a mesh have, or of the one in use; 1 without one."""
+  sizes = (mesh or jax.sharding.get_abstract_mesh()).shape
   return math.prod(sizes.get(axis, 1) for axis in _BATCH)
 
 

@@ -55,10 +55,9 @@ def report(args) -> str:
     )
   model = load_reference(args.reference, samples, data)
   samples, data = (None if x is None else x.astype(np.int32) for x in (samples, data))
-  from dmmd_jax.metrics import gradient_moment as moments
   from dmmd_jax.metrics import likelihood
 
-  moment = moments.gradient_moment(model.loss, model.params, samples, data, args.batch_size)
+  moment = model.gradient_moment(samples, data, args.batch_size)
   nll = model.nll(samples, args.batch_size)
   measured = {
     "gradient_moment" if data is not None else "uncentred_gradient_moment": moment,

@@ -8,7 +8,6 @@ import numpy as np
 from dmmd_jax.data.pipeline import Dataset, random_rows
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.frechet import frechet_distance
-from dmmd_jax.metrics.gradient_moment import gradient_moment
 from dmmd_jax.metrics.likelihood import (
   distinct_ngrams,
   generative_perplexity,
@@ -43,8 +42,8 @@ def make_measures(
   Always `kernel_mmd`, the unbiased MMD^2 to the held-out split: a Hamming kernel, for text one of
   pairs of neighbours. With an exact joint: `nll` (nats per token), `impossible` (share of samples
   of probability 0), `component_tv`. With labels: `frechet` and `class_tv` against the held-out
-  split. With a `language_model` (`nll`, `loss`, `params`): `gradient_moment` and `perplexity` under
-  it, and how varied the text is. With `fid`, the distance by that name of all samples.
+  split. With a `language_model`: `gradient_moment` and `perplexity` under it, and how varied the
+  text is. With `fid`, the distance by that name of all samples.
   """
   special = special_measure(dataset, language_model)
   kernel = NGram if dataset.tokenizer else Hamming
@@ -94,9 +93,7 @@ def text_measure(dataset: Dataset, language_model) -> Measure:
     half = len(tokens) // 2
     first = 2 * half * batch % (len(dataset.held_out) - 2 * half + 1)
     data = dataset.held_out[first : first + 2 * half].astype(np.int32)
-    moment = gradient_moment(
-      language_model.loss, language_model.params, tokens[: 2 * half], data, half
-    )
+    moment = language_model.gradient_moment(tokens[: 2 * half], data, half)
     nll = language_model.nll(tokens, half)
     return {
       "gradient_moment": moment.value,

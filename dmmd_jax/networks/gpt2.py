@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax.networks.attention import attend
+from dmmd_jax.networks.layers import split_examples
 from dmmd_jax.networks.weights import WeightsError, check_finite
 
 
@@ -61,6 +62,7 @@ class _Layer(nn.Module):
   @nn.compact
   def __call__(self, h: jax.Array, _):
     c = self.config
+    h = split_examples(h)
     normed = nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_1")(h)
     qkv = nn.Dense(3 * c.n_embd, name="attn_c_attn")(normed)
     heads = qkv.reshape(*h.shape[:2], 3, c.n_head, c.n_embd // c.n_head)

@@ -1,5 +1,6 @@
 """A language model to measure text by, which is the autoregressive baseline too."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -11,9 +12,10 @@ import numpy as np
 import optax
 from etils import epath
 
-from dmmd_jax import training
+from dmmd_jax import parallel, training
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import Samples, sample_autoregressively
+from dmmd_jax.metrics import gradient_moment
 from dmmd_jax.networks import gpt2, transformer
 from dmmd_jax.networks.weights import WeightsError
 from dmmd_jax.phases import build
@@ -29,7 +31,7 @@ class LanguageModel:
   `token_nll(params, tokens [B, D])` gives nats of each token given those before it, `[B, D]`, or
   `[B, D - 1]` where the first has nothing before it. `sample(params, key, shape, temperature,
   top_p)` draws tokens, where the model can. It knows `num_categories` tokens and texts of up to
-  `length`.
+  `length`. The devices of a `mesh`, if any, share the batches that they divide.
   """
 
   token_nll: Callable[[Any, jax.Array], jax.Array]
@@ -37,6 +39,7 @@ class LanguageModel:
   num_categories: int
   length: int
   sample: Callable[..., Samples] | None = None
+  mesh: jax.sharding.Mesh | None = None
 
   def loss(self, params: Any, tokens: jax.Array) -> jax.Array:
     """Nats per token, the mean over a batch."""
@@ -44,10 +47,27 @@ class LanguageModel:
 
   def nll(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
     """Nats per token of each of tokens `[n, D]`, float32 `[n]`."""
-    token_nll = jax.jit(self.token_nll)
-    starts = range(0, len(tokens), batch_size)
-    parts = [token_nll(self.params, tokens[i : i + batch_size]).mean(-1) for i in starts]
-    return np.concatenate(parts)
+    # Every process has all of them.
+    everywhere = self.mesh and parallel.replicated(self.mesh)
+    text_nll = jax.jit(lambda *args: self.token_nll(*args).mean(-1), out_shardings=everywhere)
+    means = []
+    for i in range(0, len(tokens), batch_size):
+      batch = tokens[i : i + batch_size]
+      with self._shared(len(batch)):
+        means.append(text_nll(self.params, batch))
+    return np.concatenate(means)
+
+  def gradient_moment(
+    self, samples: np.ndarray, data: np.ndarray | None, batch_size: int
+  ) -> gradient_moment.Estimate:
+    """That of tokens `[n, D]` against `[m, D]`, as `metrics.gradient_moment` has it."""
+    with self._shared(batch_size):
+      return gradient_moment.gradient_moment(self.loss, self.params, samples, data, batch_size)
+
+  def _shared(self, batch_size: int) -> contextlib.AbstractContextManager:
+    if self.mesh is None or batch_size % parallel.batch_shards(self.mesh):
+      return contextlib.nullcontext()
+    return parallel.use(self.mesh)
 
 
 def run(
@@ -124,7 +144,8 @@ def load(source: Source, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
       f"{source.path} knows {model.num_categories} tokens and texts of {model.length};"
       f" the data set has {dataset.num_categories} and {dataset.shape[0]}"
     )
-  return model
+  params = jax.device_put(model.params, parallel.replicated(mesh))
+  return dataclasses.replace(model, params=params, mesh=mesh)
 
 
 def load_trained(source: Source, dataset, mesh: jax.sharding.Mesh) -> LanguageModel:
@@ -136,6 +157,7 @@ def load_trained(source: Source, dataset, mesh: jax.sharding.Mesh) -> LanguageMo
     num_categories=dataset.num_categories,
     length=dataset.shape[0],
     sample=lambda params, *args: sample(module, params, *args),
+    mesh=mesh,
   )
 
 

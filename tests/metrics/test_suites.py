@@ -12,6 +12,7 @@ from dmmd_jax.data.pipeline import Dataset, random_rows
 from dmmd_jax.metrics import likelihood, suites
 from dmmd_jax.metrics.classifier import Classifier
 from dmmd_jax.metrics.frechet import frechet_distance
+from dmmd_jax.metrics.gradient_moment import gradient_moment
 from dmmd_jax.mmd import mmd2
 from dmmd_jax.mmd.kernels import Hamming, NGram
 
@@ -21,11 +22,10 @@ K, D, HALF = 5, 6, 4
 class LanguageModel:
   """Tokens one by one, by parameters whose gradient is easy."""
 
-  params = jnp.zeros(K)
-
   @staticmethod
-  def loss(params, x):
-    return -jax.nn.log_softmax(params)[x].mean()
+  def gradient_moment(samples, data, batch_size):
+    loss = lambda params, x: -jax.nn.log_softmax(params)[x].mean()
+    return gradient_moment(loss, jnp.zeros(K), samples, data, batch_size)
 
   @staticmethod
   def nll(tokens, batch_size):
@@ -42,7 +42,7 @@ def text_dataset(num_held_out=20):
 
 
 def gradient(x):
-  """Of `LanguageModel.loss`: uniform probabilities less frequencies."""
+  """Of the loss of `LanguageModel`: uniform probabilities less frequencies."""
   return 1 / K - np.bincount(x.reshape(-1), minlength=K) / x.size
 
 

@@ -1,5 +1,6 @@
 """The causal language model, and block diffusion with blocks of one token."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,8 @@ from dmmd_jax.data import alphabets
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.data.text import from_streams
 from dmmd_jax.diffusion.samplers import sample_blocks
+from dmmd_jax.metrics.gradient_moment import pair_product
+from dmmd_jax.networks import gpt2
 from dmmd_jax.phases import build, reference, teacher
 from dmmd_jax.positions import whole
 from tests.networks.test_blocks import random_params
@@ -99,3 +102,23 @@ def test_cached_and_uncached_block_sampling_give_the_same_tokens():
     )
   )(key).tokens
   np.testing.assert_array_equal(cached, uncached)
+
+
+def test_the_devices_of_a_mesh_share_what_a_language_model_measures():
+  module = gpt2.GPT2(gpt2.GPT2Config(vocab_size=11, n_positions=8, n_embd=16, n_layer=1, n_head=2))
+  x, data = np.random.default_rng(0).integers(11, size=(2, 40, 6)).astype(np.int32)
+  params = jax.jit(module.init)(jax.random.key(0), x[:1])["params"]
+  one = reference.LanguageModel(functools.partial(reference.gpt2_nll, module), params, 11, 9)
+  mesh = parallel.make_mesh((4, 2, 1))
+  shared = dataclasses.replace(
+    one, params=jax.device_put(params, parallel.replicated(mesh)), mesh=mesh
+  )
+  np.testing.assert_allclose(shared.nll(x, 16), one.nll(x, 16), rtol=1e-5)  # and 8 that are left
+  found, expected = (model.gradient_moment(x, data, 8) for model in (shared, one))
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  with parallel.use(mesh):
+    pairs = x[:16].reshape(2, 8, 6), data[:16].reshape(2, 8, 6)
+    program = pair_product.lower(shared.loss, shared.params, *pairs).compile().as_text()
+  # Perceptrons of one text on every device, and of the eight nowhere.
+  assert "f32[1,6,64]" in program or "f32[6,64]" in program
+  assert "f32[8,6,64]" not in program and "f32[48,64]" not in program
