@@ -149,7 +149,7 @@ FIELDS: dict[str, Field] = {
     mlp_ratio=Field(Whole(1, 64), "Hidden features of a layer's perceptron, in widths."),
     embed_dim=Field(Whole(1, 2**16), "Features of one token before they are folded to a position."),
     classes=Field(Flag(), "Whether to condition on the labels of the data set."),
-    dropout=Field(Real("[0, 1)"), "Of the teacher, in training."),
+    dropout=Field(Real("[0, 1)"), "Of the teacher, in training; to the nearest 1/256."),
     dtype=Field(_DTYPE, "Of the computation; parameters and losses are float32."),
     remat=Field(
       Choice(("none", "full", "narrow", "products")),

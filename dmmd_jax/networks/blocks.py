@@ -82,7 +82,7 @@ class TransformerBlock(nn.Module):
     return h + per_position(gate2, length) * hidden, cache
 
   def _drop(self, h: jax.Array) -> jax.Array:
-    return nn.Dropout(self.config.dropout, deterministic=not self.training)(h)
+    return layers.Dropout(self.config.dropout, self.training)(h)
 
   def _mix_neighbours(self, h: jax.Array) -> jax.Array:
     """A depthwise convolution that does not cross block boundaries; identity at initialisation."""
@@ -119,14 +119,8 @@ class ToHeads(nn.Module):
       layers.partitioned(nn.initializers.xavier_uniform(), "embed", "heads"),
       (width, self.parts * width),
     )
-    bias = self.param(
-      "bias", layers.partitioned(nn.initializers.zeros, "heads"), (self.parts * width,)
-    )
     kernel = kernel.astype(self.dtype).reshape(width, *shape)
-    bias = bias.astype(self.dtype).reshape(*shape, 1)
-    return tuple(
-      jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) + bias[:, i] for i in range(self.parts)
-    )
+    return tuple(jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(self.parts))
 
 
 class FromHeads(nn.Module):

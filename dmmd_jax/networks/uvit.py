@@ -124,7 +124,7 @@ class _ResBlock(nn.Module):
     hidden = nn.silu(layers.modulate(h, shift1, scale1))
     hidden = self._conv(("embed", "mlp"), "conv_in")(hidden)
     hidden = nn.silu(layers.modulate(hidden, shift2, scale2))
-    hidden = nn.Dropout(c.dropout, deterministic=not self.training)(hidden)
+    hidden = layers.Dropout(c.dropout, self.training)(hidden)
     return h + gate * self._conv(("mlp", "embed"), "conv_out")(hidden)
 
   def _conv(self, axes: tuple[str, str], name: str) -> nn.Conv:
