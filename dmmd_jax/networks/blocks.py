@@ -60,7 +60,7 @@ class TransformerBlock(nn.Module):
     mixed = layers.modulate_positions(h, shift1, scale1)
     if self.conv:
       mixed = self._mix_neighbours(mixed)
-    q, k, v = ToHeads(c.heads, 3, c.dtype, name="qkv")(mixed)
+    q, k, v = ToHeads(c.heads, c.dtype, name="qkv")(mixed)
     q, k = (
       nn.RMSNorm(dtype=c.dtype, reduction_axes=2, feature_axes=2, name=name)(x)
       for x, name in ((q, "q_norm"), (k, "k_norm"))
@@ -100,27 +100,30 @@ class TransformerBlock(nn.Module):
 
 
 class ToHeads(nn.Module):
-  """Maps `[B, positions, width]` to `parts` arrays `[B, heads, features, positions]`.
+  """Maps `[B, positions, width]` to queries, keys and values `[B, heads, features, positions]`.
 
   Positions come last: half of a TPU's registers would hold nothing of the 64 features of a head. In
-  the matrix heads come first, so that splitting it over devices splits it by heads.
+  the matrix heads come first, so that splitting it over devices splits it by heads. Values have no
+  bias, since weights of attention sum to one: it would be a part of the bias that follows.
   """
 
   heads: int
-  parts: int
   dtype: Any
 
   @nn.compact
-  def __call__(self, h: jax.Array) -> tuple[jax.Array, ...]:
+  def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     width = h.shape[-1]
-    shape = self.heads, self.parts, width // self.heads
+    features = width // self.heads
     kernel = self.param(
       "kernel",
       layers.partitioned(nn.initializers.xavier_uniform(), "embed", "heads"),
-      (width, self.parts * width),
+      (width, 3 * width),
     )
-    kernel = kernel.astype(self.dtype).reshape(width, *shape)
-    return tuple(jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(self.parts))
+    bias = self.param("bias", layers.partitioned(nn.initializers.zeros, "heads"), (2 * width,))
+    kernel = kernel.astype(self.dtype).reshape(width, self.heads, 3, features)
+    bias = bias.astype(self.dtype).reshape(self.heads, 2, features, 1)
+    q, k, v = (jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(3))
+    return q + bias[:, 0], k + bias[:, 1], v
 
 
 class FromHeads(nn.Module):
