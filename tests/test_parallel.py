@@ -81,7 +81,7 @@ def losses(network, phase, mesh, directory):
 
 @pytest.mark.parametrize(
   ("network", "phase", "meshes"),
-  [("transformer", "distill", ("one", "fsdp", "all")), ("uvit", "teacher", ("one", "data"))],
+  [("transformer", "distill", ("one", "all")), ("uvit", "teacher", ("one", "data"))],
 )
 def test_the_losses_do_not_depend_on_the_mesh(network, phase, meshes, tmp_path):
   found = {
