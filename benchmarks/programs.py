@@ -60,7 +60,7 @@ def dataset_of(config) -> Dataset:
 def names(config) -> list[str]:
   """The programs that a config runs."""
   found = ["teacher", "distill", "sampler of the teacher", "sampler of the student"]
-  return [*found, "Gradient Moment"] if "length" in config.dataset else found
+  return [*found, "Gradient Moment"] if "alphabet" in config.dataset else found
 
 
 def make(name: str, config, mesh: jax.sharding.Mesh) -> Program:

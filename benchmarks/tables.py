@@ -31,6 +31,7 @@ SPLITS = {"held_out": "test", "validation": "validation", "train": "training"}
 TITLES = {
   "class_tv": "class TV",
   "component_tv": "component TV",
+  "pair_tv": "pair TV",
   "entropy": "entropy, nats",
   "fid": "FID",
   "frechet": "Fréchet distance",

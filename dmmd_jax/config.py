@@ -21,7 +21,9 @@ from dmmd_jax.fields import FIELDS, PHASES
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
 
-DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,)}  # shape of one example
+DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,), "hmm": ()}  # shape of an example
+# Data whose distribution is known exactly.
+_EXACT = ("coins", "mixture", "hmm")
 TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
 # Any other name, where dataset.shape says what an image is like, is one of data/images.py.
 
@@ -29,7 +31,7 @@ TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.le
 def example_shape(config: ConfigDict) -> tuple[int, ...]:
   """Shape of one example of the data set."""
   dataset = config.dataset
-  if dataset.name in TEXTS:
+  if dataset.name in (*TEXTS, "hmm"):
     return (dataset.length,)
   return DATASETS.get(dataset.name) or dataset.shape
 
@@ -129,15 +131,6 @@ def _check_profile(steps: tuple[int, ...]) -> None:
   )
 
 
-def check_workdir(config: ConfigDict, workdir: str) -> None:
-  """Raises `ConfigError` for what a run in a workdir of that name could not write there."""
-  require(
-    not config.run.profile or "://" not in workdir,
-    f"run.profile is set, and {workdir} is in a bucket, where jax's profiler cannot write; profile"
-    " with a local --workdir",
-  )
-
-
 def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
   network = config.network
   images = len(shape) == 3
@@ -146,7 +139,7 @@ def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
     f"network.width is {network.width}; expected a multiple of {4 if images else 2} times"
     f" network.heads ({network.heads})",
   )
-  labelled = config.dataset.name not in (*TEXTS, "coins", "mixture")
+  labelled = config.dataset.name not in (*TEXTS, *_EXACT)
   require(
     not network.classes or labelled,
     f"network.classes is True; {config.dataset.name} has no labels",
@@ -216,7 +209,7 @@ def _check_distillation(config: ConfigDict) -> None:
     f"distill.noise is 'pyramid' but {config.dataset.name} are sequences; use 'gaussian'",
   )
   require(
-    distill.teacher != "exact" or config.dataset.name in ("coins", "mixture"),
+    distill.teacher != "exact" or config.dataset.name in _EXACT,
     f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
     " use 'network'",
   )

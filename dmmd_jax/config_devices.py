@@ -1,4 +1,4 @@
-"""Whether a config fits the devices that it is to run on. Pure Python."""
+"""Whether a config fits the devices that it is to run on, and its workdir. Pure Python."""
 
 import math
 
@@ -40,3 +40,12 @@ def check_devices(config: ConfigDict, num_devices: int | None = None) -> None:
       f"{phase}.batch_size is {size}; expected a multiple of the {data * fsdp} devices that share"
       f" a batch, times {phase}.microbatches ({parts})",
     )
+
+
+def check_workdir(config: ConfigDict, workdir: str) -> None:
+  """Raises `ConfigError` for what a run in a workdir of that name could not write there."""
+  require(
+    not config.run.profile or "://" not in workdir,
+    f"run.profile is set, and {workdir} is in a bucket, where jax's profiler cannot write; profile"
+    " with a local --workdir",
+  )

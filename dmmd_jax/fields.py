@@ -104,9 +104,9 @@ FIELDS: dict[str, Field] = {
     "dataset",
     name=Field(
       Text(),
-      "digits | coins | mixture; images: npz | folder (of PNGs) | stripes (made), or any of"
-      " tensorflow-datasets with images of one size; texts: english (ships with Python) | textfile"
-      " (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
+      "digits | coins | mixture | hmm (hidden Markov model); images: npz | folder (of PNGs) |"
+      " stripes (made), or any of tensorflow-datasets with images of one size; texts: english (in"
+      " Python) | textfile (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
     ),
     shape=Field(
       Or(_SHAPE, (), "what the files say"), "Height, width, channels of an image.", ("images",)
@@ -123,7 +123,9 @@ FIELDS: dict[str, Field] = {
       "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs).",
       ("texts",),
     ),
-    length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts",)),
+    length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts", "hmm")),
+    num_categories=Field(Whole(2, 4096), "How many kinds of tokens there are.", ("hmm",)),
+    num_hidden=Field(Whole(1, 1024), "Hidden states.", ("hmm",)),
     unknown=Field(
       Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
     ),
@@ -208,7 +210,8 @@ FIELDS: dict[str, Field] = {
       "dmmd | kernel_score (no auxiliary model, no teacher in the step) | dmmd_kernel (both).",
     ),
     teacher=Field(
-      Choice(("network", "exact")), "exact is the true E[x | z_t], known for coins and mixture."
+      Choice(("network", "exact")),
+      "exact is the true E[x | z_t], known for coins, mixture and hmm.",
     ),
     teacher_workdir=Field(Text(), 'Take the teacher from another run; "" is this one.'),
     updates=Field(

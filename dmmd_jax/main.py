@@ -19,7 +19,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from etils import epath
 
-from dmmd_jax import cli, config_file, image_size, listing, records, storage
+from dmmd_jax import cli, config_devices, config_file, image_size, listing, records, storage
 from dmmd_jax import config as config_checks
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.fields import FIELDS
@@ -56,7 +56,7 @@ def main(overrides: dict[str, str]) -> None:
     image_size.settle(config, given)
     config_checks.check(config)
     name = _WORKDIR.value or f"runs/{name}"
-    config_checks.check_workdir(config, name)
+    config_devices.check_workdir(config, name)
     workdir = workdirs.locate(name, write=True)
     records.check(config, workdir, _UNFINISHED.value)
     cli.keep_compiled_programs()
@@ -68,7 +68,7 @@ def main(overrides: dict[str, str]) -> None:
     hosts.join()
     with contextlib.ExitStack() as stack:
       stack.enter_context(hosts.hold(workdir))
-      config_checks.check_devices(config, jax.device_count())
+      config_devices.check_devices(config, jax.device_count())
       running = stack.pop_all()
   except (config_checks.ConfigError, OSError) as error:  # OSError: no such config file
     _exit(str(error))

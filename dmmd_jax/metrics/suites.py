@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dmmd_jax.data.hmm import HiddenMarkov
 from dmmd_jax.data.pipeline import Dataset, random_rows
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.frechet import frechet_distance
@@ -40,10 +41,11 @@ def make_measures(
   """Measures on tokens `[n, *shape]` that suit `dataset`.
 
   Always `kernel_mmd`, the unbiased MMD^2 to the held-out split: a Hamming kernel, for text one of
-  pairs of neighbours. With an exact joint: `nll` (nats per token), `impossible` (share of samples
-  of probability 0), `component_tv`. With labels: `frechet` and `class_tv` against the held-out
-  split. With a `language_model`: `gradient_moment` and `perplexity` under it, and how varied the
-  text is. With `fid`, the distance by that name of all samples.
+  pairs of neighbours. With an exact joint: `nll` (nats per token), and of a mixture `impossible`
+  (share of samples of probability 0) and `component_tv`, of a hidden Markov model `pair_tv`. With
+  labels: `frechet` and `class_tv` against the held-out split. With a `language_model`:
+  `gradient_moment` and `perplexity` under it, and how varied the text is. With `fid`, the distance
+  by that name of all samples.
   """
   special = special_measure(dataset, language_model)
   kernel = NGram if dataset.tokenizer else Hamming
@@ -61,7 +63,8 @@ def special_measure(dataset: Dataset, language_model) -> Measure:
   if language_model is not None:
     return text_measure(dataset, language_model)
   if dataset.joint is not None:
-    return lambda tokens, _: joint_metrics(dataset.joint, tokens)
+    measure = markov_metrics if isinstance(dataset.joint, HiddenMarkov) else joint_metrics
+    return lambda tokens, _: measure(dataset.joint, tokens)
   if dataset.train_labels is None:
     return lambda *_: {}
   classifier = train_classifier(
@@ -120,6 +123,23 @@ def joint_metrics(joint, tokens: np.ndarray) -> dict[str, float]:
     metrics["nll"] = -(np.log(relative.sum(-1)) + highest).mean() / tokens.shape[1]
   components = (relative / relative.sum(-1, keepdims=True)).mean(0)
   return metrics | {"component_tv": total_variation(components, joint.weights)}
+
+
+def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
+  """Metrics of tokens `[n, D]` under the hidden Markov model that they should come from.
+
+  `pair_tv` is the total variation of the pairs of tokens at a distance, the mean over the distances
+  1, 2, 4, … below D. That of real data is above 0, for they are finitely many.
+  """
+  num = joint.emission.shape[1]
+  distances = [2**i for i in range((tokens.shape[1] - 1).bit_length())]
+  pairs = [num * tokens[:, :-d].astype(int) + tokens[:, d:] for d in distances]
+  errors = [
+    total_variation(histogram(x.reshape(-1), num**2), joint.pairs(d).reshape(-1))
+    for x, d in zip(pairs, distances, strict=True)
+  ]
+  nll = -joint.log_prob(tokens).mean() / tokens.shape[1]
+  return {"nll": nll, "pair_tv": np.mean(errors)}
 
 
 def histogram(classes: np.ndarray, num_classes: int) -> np.ndarray:

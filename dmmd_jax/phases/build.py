@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import checkpoints, parallel
-from dmmd_jax.data import alphabets, digits, images, text, tfds_text, toy
+from dmmd_jax.data import alphabets, digits, hmm, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
@@ -30,6 +30,8 @@ def make_dataset(config) -> Dataset:
     return digits.load()
   if c.name in ("coins", "mixture"):
     return toy.load(c.name)
+  if c.name == "hmm":
+    return hmm.load(c.length, c.num_categories, c.num_hidden)
   return make_images(config) if "shape" in c else make_texts(config)
 
 

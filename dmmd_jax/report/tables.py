@@ -16,6 +16,7 @@ _TITLES = {
   "distinct_4": "Share of different 4-grams among all",
   "repeated_4": "Share of a sample's 4-grams that it has had before",
   "component_tv": "Total variation of the mixture components from the truth",
+  "pair_tv": "Total variation of pairs of tokens from the truth, mean over distances 1, 2, 4, …",
   "impossible": "Share of samples that the true distribution cannot produce",
 }
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmmd_jax.data import toy
+from dmmd_jax.data import hmm, toy
 from dmmd_jax.data.pipeline import Dataset, random_rows
 from dmmd_jax.metrics import likelihood, suites
 from dmmd_jax.metrics.classifier import Classifier
@@ -131,3 +131,24 @@ def test_histograms_and_their_distance():
 def test_limits_on_examples():
   """Every change of one of these changes published figures."""
   assert (suites.COMPARED, suites.CLASSIFIED) == (10_000, 20_000)
+
+
+def test_a_hidden_markov_model_measures_likelihoods_and_pairs_at_all_distances():
+  joint = hmm.draw_model(10, 5, 3)
+  tokens = np.array([[0, 1, 2, 3, 4] * 2, [4] * 10])
+  found = suites.markov_metrics(joint, tokens)
+  np.testing.assert_allclose(found["nll"], -joint.log_prob(tokens).mean() / 10)
+  errors = []
+  for distance in (1, 2, 4, 8):
+    seen = np.zeros((5, 5))
+    for row in tokens:
+      for i in range(10 - distance):
+        seen[row[i], row[i + distance]] += 1
+    errors.append(0.5 * np.abs(seen / seen.sum() - joint.pairs(distance)).sum())
+  np.testing.assert_allclose(found["pair_tv"], np.mean(errors))
+  # Many samples are near the truth, and shuffled ones, whose single tokens are right, are not.
+  many = joint.sample(5000, seed=0)
+  shuffled = np.random.default_rng(0).permuted(many, axis=0)
+  good, bad = (suites.markov_metrics(joint, x) for x in (many, shuffled))
+  assert good["pair_tv"] < 0.02 < 5 * good["pair_tv"] < bad["pair_tv"]
+  assert good["nll"] < bad["nll"] - 0.1
