@@ -1,13 +1,14 @@
 """Whether a config's programs fit accelerators that are not here, and how long they should take.
 
     make plan                                            # the TPU compiler, in .venv-plan
-    .venv-plan/bin/python -m benchmarks.scaling          # docs/scaling.md; ten minutes
+    .venv-plan/bin/python -m benchmarks.scaling          # docs/scaling.md; an hour
     .venv-plan/bin/python -m benchmarks.scaling --config=configs/owt_dmmd.py --topology=v5e:4x4 \
         --program=distill --config.distill.updates=joint --against=HEAD~3
 
 compiles the real training steps, samplers and Gradient Moment with the compiler of the accelerator,
 and runs none of them. A line per program tells memory, expected time, and where it goes; `--json`
-prints an object per line. Times are those of the compiler's cost model, not measured.
+prints an object per line, `--record` writes it into docs/scaling.md. Times are those of the
+compiler's cost model, not measured.
 """
 
 import argparse
@@ -26,10 +27,28 @@ from typing import Any
 from benchmarks import scaling_report, topologies
 from dmmd_jax.config_file import ConfigError
 
-# What docs/scaling.md has.
-CONFIGS = ("configs/cifar_dmmd.py", "configs/owt_dmmd.py")
-TOPOLOGIES = ("v5e:4x4",)
-PROGRAMS = ("teacher", "distill")
+_STEPS = ("--program=teacher", "--program=distill")
+_CIFAR, _OWT = "--config=configs/cifar_dmmd.py", "--config=configs/owt_dmmd.py"
+# A network of 1.3 billion parameters.
+_LARGE = (
+  "--config.network.width=2048", "--config.network.depth=24", "--config.network.heads=16",
+  "--config.run.mesh=(1,-1,1)",
+)  # fmt: skip
+# What docs/scaling.md has; GPUs need jax[cuda12] in place of libtpu.
+DOCUMENTED = (
+  (_CIFAR, "--topology=v5e:4x4", *_STEPS),
+  (_OWT, "--topology=v5e:4x4", *_STEPS),
+  (_OWT, "--topology=v5p:2x4x4", *_STEPS),
+  (_OWT, "--topology=8xH100", *_STEPS),
+  (_OWT, "--topology=v5p:2x4x4", *_STEPS, *_LARGE),
+  # Minibatches of 256 texts.
+  (
+    _OWT,
+    "--topology=v5e:4x4",
+    "--program=Gradient Moment",
+    "--config.evaluate.sample_batch_size=512",
+  ),
+)
 
 
 def measure(
@@ -41,6 +60,7 @@ def measure(
 
   from benchmarks import programs
   from dmmd_jax import config_file
+  from dmmd_jax.versions import made_by
 
   config, _ = config_file.load(path, config_file.split(overrides)[0])
   devices = topologies.devices(topology)
@@ -50,7 +70,7 @@ def measure(
     raise ConfigError(f"{path} has no program {unknown[0]!r}; it has {', '.join(there)}")
   for name in names or there:
     row = {"config": path, "topology": topology, "program": _label(name, config)}
-    row |= {"overrides": overrides, "jax": jax.__version__}
+    row |= {"overrides": overrides, "jax": jax.__version__, "commit": made_by("")["commit"]}
     yield row | _measured(programs.make(name, config, mesh), mesh, topologies.chip(topology), top)
 
 
@@ -155,16 +175,16 @@ def main() -> None:
   parser.add_argument("--program", action="append", default=[], help="of several; all, without")
   parser.add_argument("--top", type=int, default=0, help="show as many of the costliest operations")
   parser.add_argument("--json", action="store_true", help="print an object per line")
+  parser.add_argument("--record", action="store_true", help="write the rows into docs/scaling.md")
   parser.add_argument("--against", metavar="COMMIT", help="compare with the code of a commit")
   arguments = sys.argv[1:]
   overrides = [x for x in arguments if x.startswith("--config.")]
   args = parser.parse_args([x for x in arguments if x not in overrides])
   if not args.config:
-    programs = [f"--program={name}" for name in PROGRAMS]
-    rows = []
-    for config, topology in itertools.product(CONFIGS, TOPOLOGIES):
-      rows += rows_of(pathlib.Path(), [f"--config={config}", f"--topology={topology}", *programs])
-    scaling_report.write(rows)
+    for documented in DOCUMENTED:  # each in a process of its own, which frees its memory
+      subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", "--record", *documented], check=True
+      )
     return
   show = json.dumps if args.json else scaling_report.text
   try:
@@ -172,6 +192,8 @@ def main() -> None:
     if not args.against:
       for row in rows:
         print(show(row), flush=True)
+        if args.record:
+          scaling_report.record(row)
       return
     same = [x for x in arguments if not x.startswith("--against") and x != args.against]
     with _checkout(args.against) as folder:

@@ -39,8 +39,12 @@ def milliseconds(seconds: float) -> str:
   return f"{1e3 * seconds:,.1f}" if seconds < 0.1 else f"{1e3 * seconds:,.0f}"
 
 
-def write(rows: list[dict]) -> None:
-  """Writes the rows to docs/results and the document that shows them."""
+def record(row: dict) -> None:
+  """Puts a row into docs/results, where it takes the place of its like, and into the document."""
+  rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+  by_place = {(_group(other), other["program"]): other for other in rows}
+  by_place[_group(row), row["program"]] = row
+  rows = list(by_place.values())
   RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
   DOCUMENT.write_text(render(rows), encoding="utf-8")
 
@@ -49,15 +53,23 @@ def render(rows: list[dict]) -> str:
   parts = []
   for config in dict.fromkeys(row["config"] for row in rows):
     parts.append(f"## `{config}`")
-    for topology in dict.fromkeys(row["topology"] for row in rows):
-      of_both = [r for r in rows if (r["config"], r["topology"]) == (config, topology)]
-      if of_both:
-        parts += [f"On `{topology}`, per chip:", _table(of_both), _whole(of_both)]
+    for group in dict.fromkeys(_group(row) for row in rows if row["config"] == config):
+      alike = [row for row in rows if _group(row) == group]
+      _, topology, overrides = group
+      given = "".join(f" `{x.removeprefix('--config.')}`" for x in overrides)
+      given = f" with{given}" if given else ""
+      parts += [f"On `{topology}`{given}, per chip:", _table(alike)]
+      if not overrides:
+        parts.append(_whole(alike))
   return _DOCUMENT.format(jax=rows[0]["jax"], tables="\n\n".join(parts))
 
 
+def _group(row: dict) -> tuple[str, str, tuple[str, ...]]:
+  """What the rows of one table have in common."""
+  return row["config"], row["topology"], tuple(row.get("overrides", ()))
+
+
 def _table(rows: list[dict]) -> str:
-  rows = list({row["program"]: row for row in rows}.values())
   parts = dict.fromkeys(part for row in rows for part, x in row.get("parts", {}).items() if x)
   giga = lambda n: "" if n is None else f"{n / 1e9:.2f}"
   share = lambda row: f"{row['peak_flops_share']:.0%}" if "seconds" in row else ""
@@ -71,6 +83,7 @@ def _table(rows: list[dict]) -> str:
     ["**expected, ms**", *(_milli(row.get("seconds")) for row in rows)],
     ["share of the peak", *(share(row) for row in rows)],
     *([f"{part}, ms", *(_milli(row.get("parts", {}).get(part)) for row in rows)] for part in parts),
+    ["commit", *((row.get("commit") or "")[:7] for row in rows)],
   ]
   notes = dict.fromkeys(row["note"] for row in rows if "note" in row)
   return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{x}" for x in notes)])

@@ -83,6 +83,24 @@ def test_the_results_of_the_document_are_those_in_the_repository():
   assert scaling_report.DOCUMENT.read_text(encoding="utf-8") == scaling_report.render(rows)
 
 
+def test_a_recorded_row_takes_the_place_of_its_like(tmp_path, monkeypatch):
+  monkeypatch.setattr(scaling_report, "RESULTS", tmp_path / "results.json")
+  monkeypatch.setattr(scaling_report, "DOCUMENT", tmp_path / "document.md")
+  large = {"overrides": ["--config.network.width=2048"], "commit": "0123456789"}
+  for new in (row("teacher"), row("teacher") | large, row("distill"), row("teacher", seconds=0.7)):
+    scaling_report.record(new)
+  rows = json.loads(scaling_report.RESULTS.read_text())
+  found = [(x["program"], x["seconds"], x.get("overrides")) for x in rows]
+  assert sorted(found, key=str) == sorted(
+    [("teacher", 0.7, None), ("distill", 0.5, None), ("teacher", 0.5, large["overrides"])], key=str
+  )
+  text = scaling_report.DOCUMENT.read_text()
+  assert text.count("**expected, ms**") == 2 and "| **expected, ms** | 700 | 500 |" in text
+  assert (
+    "On `v5e:4x4` with `network.width=2048`, per chip:" in text and "| commit | 0123456 |" in text
+  )
+
+
 def test_topologies_have_chips():
   assert topologies.chip("v5p:2x4x4") is topologies.CHIPS["v5p"]
   assert topologies.chip("8xH100") is topologies.CHIPS["H100"]
