@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax.diffusion import processes, schedules
@@ -120,3 +121,15 @@ def diffusion_loss(name, process, x, x_hat, i, t):
     weight = -alpha_prime(process.schedule, t) / (1 - alpha(process.schedule, t))
     return weight * cross_entropy
   return rate_bound(process, x, x_hat, i, t)
+
+
+def check_exact_mean(source, joint, process, length, t):
+  """`source.log_mean` against enumeration, for data of the law `joint` of all `sequences`."""
+  z = sequences(process.num_states, length)
+  safe = min(t, 1 - 1e-12)
+  mean, _ = predictions(process, joint, z, safe)
+  got = np.exp(source.log_mean(process, jnp.asarray(z), jnp.full(len(z), t)))
+  x = sequences(process.num_categories, length)
+  reachable = likelihood(process, z, x, safe).prod(-1) @ joint > 1e-9
+  assert reachable.any()
+  np.testing.assert_allclose(got[reachable], mean[reachable], atol=1e-5)

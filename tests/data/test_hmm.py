@@ -41,14 +41,7 @@ def test_the_likelihood_is_the_sum_over_all_walks():
 @pytest.mark.parametrize("t", [1e-3, 0.4, 1.0])
 def test_the_exact_mean_equals_enumeration(process, t):
   model = small()
-  z = enumeration.sequences(process.num_states, D)
-  safe = min(t, 1 - 1e-12)
-  mean, _ = enumeration.predictions(process, exact_joint(model), z, safe)
-  got = np.exp(model.log_mean(process, jnp.asarray(z), jnp.full(len(z), t)))
-  evidence = enumeration.likelihood(process, z, enumeration.sequences(K, D), safe).prod(-1)
-  reachable = evidence @ exact_joint(model) > 1e-9
-  assert reachable.any()
-  np.testing.assert_allclose(got[reachable], mean[reachable], atol=1e-5)
+  enumeration.check_exact_mean(model, exact_joint(model), process, D, t)
 
 
 def test_samples_and_pairs_follow_the_joint():

@@ -23,14 +23,7 @@ def exact_joint(mixture):
 @pytest.mark.parametrize("t", [1e-3, 0.4, 1.0])
 def test_exact_mean_equals_enumeration(process, t):
   mixture = small_mixture()
-  z = enumeration.sequences(process.num_states, D)
-  t_safe = min(t, 1 - 1e-12)
-  mean, _ = enumeration.predictions(process, exact_joint(mixture), z, t_safe)
-  got = np.exp(mixture.log_mean(process, jnp.asarray(z), jnp.full(len(z), t)))
-  evidence = enumeration.likelihood(process, z, enumeration.sequences(K, D), t_safe).prod(-1)
-  reachable = evidence @ exact_joint(mixture) > 1e-9
-  assert reachable.any()
-  np.testing.assert_allclose(got[reachable], mean[reachable], atol=1e-5)
+  enumeration.check_exact_mean(mixture, exact_joint(mixture), process, D, t)
 
 
 def test_samples_follow_the_joint():
