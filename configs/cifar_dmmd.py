@@ -6,8 +6,8 @@ Expected, FID of 50,000 samples to the training split (the paper's numbers; not 
     masked teacher             122.9  47.1  20.0  11.1   7.8   6.7   6.4
     masked D-MMD   22.3  12.7   5.3   3.8   3.5
 
-The network has 144.4 M parameters. One image costs 62.7 GFLOP forward and 188.0 for a gradient, for
-which the forward pass leaves 406 MB (248.5 GFLOP and 23 MB with `network.remat=full`).
+The network has 144.4 M parameters. One image costs 62.7 GFLOP forward and 248.5 for a gradient
+(188.0 without remat), for which the forward pass leaves 23 MB (406 MB without remat).
 docs/scaling.md has memory and expected time on TPUs.
 `--config.preset=smoke` runs all of it on made images in minutes on a CPU.
 """
@@ -45,7 +45,8 @@ def get_config():
   network.classes = False  # the paper's models are unconditional
   network.dropout = 0.1  # 50,000 images are seen hundreds of times
   network.dtype = "bfloat16"
-  network.remat = "none"  # 6.5 GB for the 16 images of a chip of sixteen; fewer chips need "full"
+  # An eighteenth of the memory, and no slower: a v5e-16 should take 98 ms a step without.
+  network.remat = "full"
 
   teacher = config.teacher
   teacher.num_steps = 500_000
