@@ -98,7 +98,7 @@ def get_config() -> ConfigDict:
   score.category_bandwidth = 0.0
 
   config.evaluate = evaluate = ConfigDict()
-  evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64, 256)
+  evaluate.teacher_nfe = (1, 2, 4, 8, 16, 32, 64)
   evaluate.student_nfe = (1, 2, 4, 8, 16, 32)
   evaluate.num_sample_batches = 3
   evaluate.sample_batch_size = 0  # as the held-out split
