@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
 
   # The kernel score: a student of one to four steps, matched to the joint law of all tokens.
   distill.score = score = ConfigDict()
-  score.objective = "conditional"  # conditional | marginal
+  score.objective = "conditional"  # conditional | pooled | marginal
   score.num_noises = 2
   score.target = "data"  # data | teacher
   score.target_nfe = 16

@@ -275,9 +275,14 @@ def _check_score(config: ConfigDict) -> None:
     score.objective == "marginal" or score.num_noises >= 2,
     "distill.score.num_noises is 1; the conditional kernel score compares outputs of at least 2",
   )
+  require(
+    score.objective != "pooled" or not block,
+    f"distill.score.objective is 'pooled' and network.block is {block}; blocks depend on those"
+    " before them: use 'conditional'",
+  )
   examples = config.distill.batch_size // config.distill.microbatches
   require(
-    score.objective == "conditional" or examples >= 2,
+    score.objective != "marginal" or examples >= 2,
     f"distill.batch_size / distill.microbatches is {examples}; the marginal kernel score compares"
     " at least 2 examples",
   )

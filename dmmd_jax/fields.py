@@ -104,9 +104,9 @@ FIELDS: dict[str, Field] = {
     "dataset",
     name=Field(
       Text(),
-      "digits | coins | mixture | hmm (hidden Markov model); images: npz | folder (of PNGs) |"
-      " stripes (made), or any of tensorflow-datasets with images of one size; texts: english (in"
-      " Python) | textfile (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
+      "digits | coins | mixture | hmm; images: npz | folder (of PNGs) | stripes (made), or any of"
+      " tensorflow-datasets with images of one size; texts: english (ships with Python) | textfile"
+      " (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
     ),
     shape=Field(
       Or(_SHAPE, (), "what the files say"), "Height, width, channels of an image.", ("images",)
@@ -124,8 +124,8 @@ FIELDS: dict[str, Field] = {
       ("texts",),
     ),
     length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts", "hmm")),
-    num_categories=Field(Whole(2, 4096), "How many kinds of tokens there are.", ("hmm",)),
-    num_hidden=Field(Whole(1, 1024), "Hidden states.", ("hmm",)),
+    num_categories=Field(Whole(2, 4096), "How many tokens there are.", ("hmm",)),
+    num_hidden=Field(Whole(1, 1024), "States of the hidden Markov model.", ("hmm",)),
     unknown=Field(
       Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
     ),
@@ -258,8 +258,9 @@ FIELDS: dict[str, Field] = {
   **_section(
     "distill.score",
     objective=Field(
-      Choice(("conditional", "marginal")),
-      "conditional: given z_t, strictly proper | marginal: MMD^2 of a batch.",
+      Choice(("conditional", "pooled", "marginal")),
+      "conditional: given z_t, strictly proper | pooled: so, but those at t = 1 share data |"
+      " marginal: MMD^2 of a batch.",
     ),
     num_noises=Field(Whole(1, 1000), "Student evaluations per z_t, each with noise of its own."),
     target=Field(
@@ -269,8 +270,7 @@ FIELDS: dict[str, Field] = {
     target_nfe=Field(Whole(1, _MOST_TIMES), "Steps in which the teacher samples."),
     scales=Field(
       Items(_SCALE),
-      "Kernels that are summed: window and stride, and bandwidths, in tokens or pixels; window 0 is"
-      " the whole example.",
+      "Kernels that are summed: window (0: all), stride, and bandwidths, in tokens or pixels.",
     ),
     category_bandwidth=Field(Real("[0, inf)"), "Grey levels that count as near; 0: equal or not."),
   ),

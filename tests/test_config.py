@@ -70,6 +70,11 @@ def test_a_preset_yields_to_what_is_given_by_hand():
       {"distill__method": "dmmd_kernel", "distill__score__category_bandwidth": 8.0},
       "the tokens of english have no order",
     ),
+    (
+      {"distill__method": "dmmd_kernel", "network__block": 8, "network__patch": 1}
+      | {"distill__score__objective": "pooled"},
+      "network.block is 8; blocks depend on those before them",
+    ),
   ],
 )
 def test_impossible_text_configs_are_named_in_one_line(overrides, message):

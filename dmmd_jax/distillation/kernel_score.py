@@ -64,28 +64,37 @@ def conditional_score(
   x: jax.Array,
   z_t: jax.Array,
   num_blocks: int = 1,
+  blank: jax.Array | None = None,
 ) -> jax.Array:
   """The conditional kernel score, averaged over the batch; differentiable in `log_p`.
 
   `log_p` `[B * M, ..., K]` is the student's `log E[x | z_t, noise]` at each `z_t` int `[B, ...]`,
   for `M >= 2` independent noises in a row; `x` int `[B, ...]` a draw from `q(x | z_t)`. Each of
-  `num_blocks` parts of a sequence is compared on its own, given the parts before it.
+  `num_blocks` parts of a sequence is compared on its own, given the parts before it. With `blank`
+  bool `[B]`, the `z_t` that say nothing of their `x`, as at `t = 1`, all of these are compared with
+  the data of all of them: draws of one law, whose mean is the better target.
   """
 
   def agreements(log_p, x, z_t):
     p = jnp.exp(log_p)
     p = p.reshape(len(x), -1, *p.shape[1:])
-    data = jax.nn.one_hot(x, method.process.num_categories)[:, None]
+    data = jax.nn.one_hot(x, method.process.num_categories)
     # Every noise with its neighbour: independent pairs are all that unbiasedness asks for.
-    both = _agreement(method, p, jnp.roll(p, 1, axis=1)), _agreement(method, p, data)
+    both = _agreement(method, p, jnp.roll(p, 1, axis=1)), _agreement(method, p, data[:, None])
     decided = ~method.process.active(z_t)[:, None]
-    return tuple(jnp.where(decided, 1.0, a).reshape(log_p.shape[:-1]) for a in both)
+    both = tuple(jnp.where(decided, 1.0, a).reshape(log_p.shape[:-1]) for a in both)
+    if blank is None:
+      return both
+    of_pairs = jnp.einsum("n...k,m...k->n...m", jnp.exp(log_p), _smooth(method, data))
+    return *both, of_pairs
 
   shape = x.shape[1:] if num_blocks == 1 else (x.shape[1] // num_blocks,)
-  among, with_data = (
-    kernel(method, a.reshape(-1, *shape), len(shape))
-    for a in map_positions(agreements, log_p, x, z_t)
-  )
+  among, with_data, *of_pairs = map_positions(agreements, log_p, x, z_t)
+  among, with_data = (kernel(method, a.reshape(-1, *shape), len(shape)) for a in (among, with_data))
+  if blank is not None:
+    with_each = kernel(method, jnp.moveaxis(of_pairs[0], -1, 1), len(shape))
+    with_all = jnp.where(blank, with_each, 0.0).sum(1) / jnp.maximum(blank.sum(), 1)
+    with_data = jnp.where(jnp.repeat(blank, len(with_all) // len(x)), with_all, with_data)
   return (0.5 * among - with_data).mean()
 
 
@@ -155,8 +164,13 @@ def _windows(side: int, window: int, stride: int) -> np.ndarray:
 
 def _agreement(method: KernelScore, p: jax.Array, q: jax.Array) -> jax.Array:
   """`<p_d, G q_d>` of probabilities `[..., K]`, with `G` the kernel on categories."""
-  if method.category_bandwidth:
-    categories = jnp.arange(p.shape[-1], dtype=jnp.float32)
-    distance = (categories[:, None] - categories) / method.category_bandwidth
-    q = jnp.matmul(q, jnp.exp(-0.5 * distance**2), precision="highest")
-  return (p * q).sum(-1)
+  return (p * _smooth(method, q)).sum(-1)
+
+
+def _smooth(method: KernelScore, q: jax.Array) -> jax.Array:
+  """`G q_d` of probabilities `[..., K]`."""
+  if not method.category_bandwidth:
+    return q
+  categories = jnp.arange(q.shape[-1], dtype=jnp.float32)
+  distance = (categories[:, None] - categories) / method.category_bandwidth
+  return jnp.matmul(q, jnp.exp(-0.5 * distance**2), precision="highest")

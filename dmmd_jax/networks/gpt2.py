@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax.networks.attention import attend
-from dmmd_jax.networks.layers import split_examples
+from dmmd_jax.networks.layers import remat, split_examples
 from dmmd_jax.networks.weights import WeightsError, check_finite
 
 
@@ -49,8 +49,10 @@ class GPT2(nn.Module):
     c = self.config
     places = nn.Embed(c.n_positions, c.n_embd, name="wpe")(jnp.arange(tokens.shape[1]))
     h = self.wte(tokens) + places
+    # Gradients compute layers again: 256 texts leave more than 16 TPUs have memory for.
+    layer = remat(_Layer, "full", in_loop=True)
     layers = nn.scan(
-      _Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.n_layer
+      layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.n_layer
     )
     h, _ = layers(c, name="h")(h, None)
     return nn.LayerNorm(epsilon=c.layer_norm_epsilon, name="ln_f")(h)

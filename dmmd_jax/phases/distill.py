@@ -237,8 +237,9 @@ def make_score(config, dataset, denoiser: Denoiser) -> Callable[..., jax.Array]:
         predict, denoiser.process, key, z_t, t, c.target_nfe, distill.temperature, distill.top_p
       )
       x = drawn.tokens
-    if c.objective == "conditional":
-      return kernel_score.conditional_score(method, log_mean, x, z_t, blocks)
+    if c.objective != "marginal":
+      blank = t >= 1.0 if c.objective == "pooled" else None
+      return kernel_score.conditional_score(method, log_mean, x, z_t, blocks, blank)
     log_mean = Deferred(lambda a: a[:: c.num_noises], (log_mean,))
     if blocks > 1:
       # Blocks as examples of their own: their laws, given the blocks before, are what is matched.

@@ -96,6 +96,31 @@ def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("process", [MASKED, processes.Uniform(K)], ids=["masked", "uniform"])
+def test_blank_examples_are_compared_with_the_data_of_all_of_them(process):
+  log_p, x, z_t = make_inputs(process)
+  blank = np.isin(np.arange(B), (1, 3))
+  z_t = np.where(blank[:, None], process.sample_prior(jax.random.key(0), x.shape), z_t)
+  gram = np.array([[plain_kernel(a, b, SCALES) for b in EVERY] for a in EVERY])
+  laws = np.array([[law(log_p[m, b], z_t[b], process) for b in range(B)] for m in range(M)])
+  index = [int(np.flatnonzero((row == EVERY).all(1))[0]) for row in x]
+  expected = np.mean(
+    [
+      0.5 * laws[m, b] @ gram @ laws[m - 1, b]
+      - np.mean([laws[m, b] @ gram[index[c]] for c in ((1, 3) if blank[b] else (b,))])
+      for m in range(M)
+      for b in range(B)
+    ]
+  )
+  args = in_rows(jnp.asarray(log_p, jnp.float32)), jnp.asarray(x), jnp.asarray(z_t)
+  score = conditional_score(KernelScore(process, SCALES), *args, blank=jnp.asarray(blank))
+  np.testing.assert_allclose(score, expected, rtol=1e-5)
+  none = conditional_score(KernelScore(process, SCALES), *args, blank=jnp.zeros(B, bool))
+  np.testing.assert_allclose(
+    none, conditional_score(KernelScore(process, SCALES), *args), rtol=1e-6
+  )
+
+
 def test_image_windows_hold_all_channels():
   rng = np.random.default_rng(0)
   agreement = rng.random((2, 4, 6, 3))

@@ -150,6 +150,7 @@ class Expected:
   category_bandwidth: float = 0.0
   samples: int = 0  # steps in which the teacher samples what outputs are compared with
   marginal: bool = False
+  pooled: bool = False
   blocks: int = 1
 
   def predict(self, params, z, t, labels=True, key=None):
@@ -259,7 +260,8 @@ class Expected:
     if self.marginal:
       return kernel_score.marginal_mmd2(method, log_mean[0], x, z_t, self.blocks)
     log_mean = log_mean.swapaxes(0, 1).reshape(-1, D // self.blocks, K)
-    return kernel_score.conditional_score(method, log_mean, x, z_t)
+    blank = t == 1.0 if self.pooled else None
+    return kernel_score.conditional_score(method, log_mean, x, z_t, blank=blank)
 
 
 # Three noises, where two is what other configs have.
@@ -305,6 +307,11 @@ CASES = {
     {"samples": 3, "temperature": 5.0, "top_p": 0.6, "guidance": 0.5, "from_prior": True},
   ),
   "marginal": (KERNEL, {"score__objective": "marginal"}, {"marginal": True}),
+  "pooled": (
+    KERNEL | {"from_prior": True},
+    {"score__objective": "pooled"},
+    {"from_prior": True, "pooled": True},
+  ),
   "blocks": (KERNEL, {"network__block": 2}, {"blocks": 2}),
   "blocks_of_the_marginal_objective": (
     KERNEL | {"score__objective": "marginal"},
