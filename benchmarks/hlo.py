@@ -151,7 +151,7 @@ def _trips(computations: dict[str, list[str]], line: str) -> int:
   if known := _TRIPS.search(line):
     return int(known[1])
   condition = "\n".join(computations[_CONDITION.search(line)[1]])
-  constants = dict(re.findall(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)", condition))
+  constants = dict(re.findall(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)", condition))
   compared = re.search(r"compare\(([^)]*)\), direction=LT", condition)
   limits = [constants[n] for n in re.findall(r"[\w.\-]+", compared[1] if compared else "")
             if n in constants]  # fmt: skip

@@ -23,7 +23,7 @@ LOOP = """HloModule jit_step, num_partitions=4
 }
 
 %inner_condition (arg: (s32[], f32[8])) -> pred[] {
-  %limit = s32[]{:T(128)} constant(5)
+  %limit = u32[]{:T(128)} constant(5)
   %other = s32[]{:T(128)} constant(7)
   ROOT %less = pred[] compare(%i, %limit), direction=LT
 }
