@@ -32,7 +32,7 @@ _CIFAR, _OWT = "--config=configs/cifar_dmmd.py", "--config=configs/owt_dmmd.py"
 # A network of 1.3 billion parameters.
 _LARGE = (
   "--config.network.width=2048", "--config.network.depth=24", "--config.network.heads=16",
-  "--config.run.mesh=(1,-1,1)",
+  "--config.run.mesh=(-1,8,1)",
 )  # fmt: skip
 # What docs/scaling.md has; GPUs need jax[cuda12] in place of libtpu.
 DOCUMENTED = (
