@@ -56,8 +56,8 @@ def render(rows: list[dict]) -> str:
     for group in dict.fromkeys(_group(row) for row in rows if row["config"] == config):
       alike = [row for row in rows if _group(row) == group]
       _, topology, overrides = group
-      given = "".join(f" `{x.removeprefix('--config.')}`" for x in overrides)
-      given = f" with{given}" if given else ""
+      given = ", ".join(f"`{x.removeprefix('--config.')}`" for x in overrides)
+      given = f" with {given}" if given else ""
       parts += [f"On `{topology}`{given}, per chip:", _table(alike)]
       if not overrides:
         parts.append(_whole(alike))
@@ -138,8 +138,8 @@ def _count(topology: str) -> int:
 
 _DOCUMENT = """# On accelerators
 
-What the full-scale programs take on TPUs that we do not have, by the account of the TPU compiler,
-which runs without one. Nothing here is measured. Written with jax {jax} by
+What the full-scale programs take on accelerators that we do not have, by the account of their
+compilers, which run without one. Nothing here is measured. Written with jax {jax} by
 
     make plan
     .venv-plan/bin/python -m benchmarks.scaling
@@ -157,7 +157,8 @@ Adam's moments, the average and the frozen teacher.
 as it runs. It expects none of sorts, kernels of Pallas and collectives: those rows are rooflines of
 our own, of the bytes that they move and, for kernels, of their FLOPs at the peak. Copies that the
 compiler makes while something else is computed are not counted. Such times are good for comparing
-two versions of a program; a real step may be slower or faster.
+two versions of a program; a real step may be slower or faster. The compiler of GPUs says nothing of
+time.
 
 **FLOPs** are those of matrix products and convolutions at a device's share of the batch, with what
 remat computes again, counted in the jaxpr. The peak is that of bfloat16, as published for
