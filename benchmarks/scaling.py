@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks import scaling_report, topologies
 from dmmd_jax.config_file import ConfigError
+from dmmd_jax.versions import made_by
 
 _STEPS = ("--program=teacher", "--program=distill")
 _CIFAR, _OWT = "--config=configs/cifar_dmmd.py", "--config=configs/owt_dmmd.py"
@@ -60,7 +61,6 @@ def measure(
 
   from benchmarks import programs
   from dmmd_jax import config_file
-  from dmmd_jax.versions import made_by
 
   config, _ = config_file.load(path, config_file.split(overrides)[0])
   devices = topologies.devices(topology)
@@ -70,8 +70,17 @@ def measure(
     raise ConfigError(f"{path} has no program {unknown[0]!r}; it has {', '.join(there)}")
   for name in names or there:
     row = {"config": path, "topology": topology, "program": _label(name, config)}
-    row |= {"overrides": overrides, "jax": jax.__version__, "commit": made_by("")["commit"]}
+    row |= {"overrides": overrides, "jax": jax.__version__, "commit": _commit()}
     yield row | _measured(programs.make(name, config, mesh), mesh, topologies.chip(topology), top)
+
+
+def _commit() -> str | None:
+  """Of the code; that rows recorded before have changed docs/ makes no difference."""
+  commit = made_by("")["commit"]
+  changed = ["git", "status", "--porcelain", "--", "benchmarks", "configs", "dmmd_jax"]
+  if commit and not subprocess.run(changed, capture_output=True, check=True).stdout:
+    return commit.removesuffix("-dirty")
+  return commit
 
 
 def _label(name: str, config) -> str:
