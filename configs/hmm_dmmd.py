@@ -1,4 +1,4 @@
-"""A hidden Markov model of 64 tokens, whose exact teacher and statistics are known at any length.
+"""A hidden Markov model of 64 tokens, all of which is known exactly: some twenty minutes.
 
 The teacher phase trains the network that student and auxiliary start from; what is distilled and
 measured as `teacher` is the exact `E[x | z_t]`. With `--config.distill.teacher=network` it is the
