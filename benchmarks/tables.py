@@ -157,7 +157,11 @@ def main() -> None:
   args = parser.parse_args()
   if args.add:
     results = of_runs(args.sources)
-    save(args.add, results | ({"command": args.command} if args.command else {}))
+    before = load(args.add) if (RESULTS / f"{args.add}.json").is_file() else {}
+    command = args.command or results.get("command") or before.get("command")
+    if not command:
+      parser.error("no results file says which command made it; give --command")
+    save(args.add, results | {"command": command})
   try:
     for path in documents():
       text = path.read_text()

@@ -87,3 +87,19 @@ def test_every_table_of_the_documentation_is_what_its_results_say(monkeypatch):
   for path in tables.documents():
     text = path.read_text()
     assert tables.fill(text) == text, f"{path}: run make tables"
+
+
+def test_results_that_are_added_say_which_command_made_them(monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(tables, "RESULTS", tmp_path)
+  monkeypatch.setattr(tables, "documents", list)
+  (tmp_path / "found.json").write_text(json.dumps({"rows": []}))
+  add = ["tables", "--add=new", "--from", f"{tmp_path}/found.json"]
+  monkeypatch.setattr("sys.argv", add)
+  with pytest.raises(SystemExit):
+    tables.main()
+  assert "give --command" in capsys.readouterr().err and not (tmp_path / "new.json").exists()
+  monkeypatch.setattr("sys.argv", [*add, "--command=make demo"])
+  tables.main()
+  monkeypatch.setattr("sys.argv", add)  # as the file of before says
+  tables.main()
+  assert json.loads((tmp_path / "new.json").read_text())["command"] == "make demo"
