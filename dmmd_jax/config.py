@@ -21,8 +21,8 @@ from dmmd_jax.fields import FIELDS, PHASES
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
 
-DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,), "hmm": ()}  # shape of an example
-# Data whose distribution is known exactly.
+DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,), "hmm": ()}  # shapes
+# Data whose distribution is known exactly; hmm has dataset.length tokens.
 _EXACT = ("coins", "mixture", "hmm")
 TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
 # Any other name, where dataset.shape says what an image is like, is one of data/images.py.

@@ -124,7 +124,7 @@ FIELDS: dict[str, Field] = {
       ("texts",),
     ),
     length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts", "hmm")),
-    num_categories=Field(Whole(2, 4096), "How many tokens there are.", ("hmm",)),
+    num_categories=Field(Whole(2, 1023), "How many tokens there are.", ("hmm",)),
     num_hidden=Field(Whole(1, 1024), "States of the hidden Markov model.", ("hmm",)),
     unknown=Field(
       Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)

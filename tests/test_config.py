@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from configs import cifar_dmmd, digits_dmmd, text_dmmd
+from configs import cifar_dmmd, digits_dmmd, hmm_dmmd, text_dmmd
 from dmmd_jax import config as checks
 from dmmd_jax import image_size
+from dmmd_jax.diffusion import fast_memory
 
 
 def digits(**overrides):
@@ -270,3 +271,13 @@ def test_tensorboard_needs_its_packages_where_something_is_trained(monkeypatch):
     checks.check(digits())
   checks.check(digits(run__tensorboard=False))
   checks.check(digits(phases=("evaluate",)))
+
+
+def test_a_hidden_markov_model_has_no_vocabulary_that_is_padded():
+  """The masked process pads those from 1,024 on, and the exact denoiser would not fit it."""
+  config = hmm_dmmd.get_config()
+  config.dataset.num_categories = fast_memory.LARGE - 1
+  checks.check(config)
+  config.dataset.num_categories = fast_memory.LARGE
+  with pytest.raises(checks.ConfigError, match="num_categories is 1024"):
+    checks.check(config)
