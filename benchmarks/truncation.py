@@ -51,7 +51,7 @@ def main() -> None:
     sample = build.make_sampler(denoiser, mesh, None, temperature, top_p)
     model = evaluate.Model("teacher", sample, params, (args.steps,), denoiser.evaluations)
     shape = (BLOCK_SIZE, *dataset.shape)
-    batches = evaluate.draw(config, model, shape, args.steps, mesh)
+    batches = evaluate.make_draw(config, model, shape, mesh)(args.steps)
     rows = {r["metric"]: r for r in evaluate.result_rows(model, args.steps, batches, measures)}
     found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}
     cells = " | ".join(f"{v:.3g} ± {e:.1g}" for v, e in found[temperature, top_p].values())

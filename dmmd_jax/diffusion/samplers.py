@@ -31,14 +31,15 @@ def ancestral_sample(
   process: Process,
   key: jax.Array,
   shape: tuple[int, ...],
-  nfe: int,
+  nfe: int | jax.Array,
   temperature: float = 1.0,
   top_p: float = 1.0,
   with_path: bool = False,
 ) -> Samples:
   """Draws tokens of `shape` `[B, ...]` in `nfe` evaluations of `predict`, on an even grid of times.
 
-  Each step draws `x ~ Cat(E[x | z_t])`, then `z_s ~ q(z_s | z_t, x)` (D-MMD, section 2).
+  Each step draws `x ~ Cat(E[x | z_t])`, then `z_s ~ q(z_s | z_t, x)` (D-MMD, section 2). `nfe` may
+  be traced, so that one program serves all numbers of steps, but not with a path.
   """
   prior_key, run_key = jax.random.split(key)
   z_1 = process.sample_prior(prior_key, shape)
@@ -52,7 +53,7 @@ def finish_sample(
   key: jax.Array,
   z: jax.Array,
   t_start: jax.Array,
-  nfe: int,
+  nfe: int | jax.Array,
   temperature: float = 1.0,
   top_p: float = 1.0,
   with_path: bool = False,
@@ -67,11 +68,23 @@ def finish_sample(
     log_x = predict(z_t, t, predict_key)
     x, entropies = map_positions(draw_position, log_x, uniforms(x_key, z_t.shape))
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
-    return z_s, (mean_where(entropies, process.active(z_t)), z_s if with_path else None)
+    return z_s, mean_where(entropies, process.active(z_t))
 
-  z_0, (entropies, states) = jax.lax.scan(step, z, jnp.arange(nfe))
-  path = jnp.concatenate([z[None], states]) if with_path else None
-  return Samples(z_0, entropies.mean(), path)
+  def step_and_sum(i, carry):
+    z_t, total = carry
+    z_s, mean_entropy = step(z_t, i)
+    return z_s, total + mean_entropy
+
+  if not with_path:
+    z_0, total = jax.lax.fori_loop(0, nfe, step_and_sum, (z, jnp.zeros(())))
+    return Samples(z_0, total / nfe)
+
+  def step_and_keep(z_t, i):
+    z_s, mean_entropy = step(z_t, i)
+    return z_s, (mean_entropy, z_s)
+
+  z_0, (entropies, states) = jax.lax.scan(step_and_keep, z, jnp.arange(nfe))
+  return Samples(z_0, entropies.mean(), jnp.concatenate([z[None], states]))
 
 
 def sample_blocks(

@@ -174,9 +174,20 @@ def load_ema(source: Source, init: Callable[[jax.Array], Any], mesh: jax.shardin
   return ema
 
 
-def exact_teacher(dataset: Dataset, process: processes.Process):
-  """The known `log E[x | z_t]` of synthetic data, with the signature of `Denoiser.log_mean`."""
-  return lambda params, z, t, key=None: dataset.joint.log_mean(process, z, t)
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExactTeacher:
+  """The known `log E[x | z_t]` of synthetic data, in the place of a `Denoiser`."""
+
+  joint: Any
+  process: processes.Process
+
+  def given(self, batch: Batch) -> "ExactTeacher":
+    """Itself: what is known needs no labels."""
+    return self
+
+  def log_mean(self, params, z: jax.Array, t: jax.Array, key=None) -> jax.Array:
+    """That of tokens int `[B, ...]`, float32 `[B, ..., K]`; it has no parameters."""
+    return self.joint.log_mean(self.process, z, t)
 
 
 def make_sampler(
@@ -185,11 +196,12 @@ def make_sampler(
   predict: Callable | None = None,
   temperature: float = 1.0,
   top_p: float = 1.0,
+  draw: Callable[..., samplers.Samples] = samplers.ancestral_sample,
 ) -> Callable[..., samplers.Samples]:
   """`sample(params, key, shape, nfe, labels=None, with_path=False)` of a denoiser.
 
-  `predict` may take the denoiser's place. A batch is split over the mesh, if any; blocks are drawn
-  one after the other, each in `nfe` evaluations. A denoiser that knows classes is asked for the
+  `predict` may take the denoiser's place, `draw` that of ancestral sampling. A batch is split over
+  the mesh, if any; blocks are drawn one after the other, each in `nfe` evaluations. A denoiser that knows classes is asked for the
   `labels` int `[B]`, by default for all classes equally often.
   """
 
@@ -203,7 +215,7 @@ def make_sampler(
       if labels is None:
         labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
       of_labels = predict or denoiser.given(Batch(None, labels)).log_mean
-      return samplers.ancestral_sample(
+      return draw(
         lambda z, t, key: of_labels(params, split(z), t, key),
         denoiser.process, key, shape, nfe, temperature, top_p, with_path,
       )  # fmt: skip

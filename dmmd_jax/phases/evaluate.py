@@ -17,7 +17,7 @@ from dmmd_jax.metrics.frechet import distance
 from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, reference, teacher
-from dmmd_jax.phases.models import Model, SampleBatches, draw, draw_path, make_models
+from dmmd_jax.phases.models import Model, SampleBatches, draw_path, make_draw, make_models
 from dmmd_jax.progress import progress_bar
 from dmmd_jax.report import film
 from dmmd_jax.report.samples import kept
@@ -108,8 +108,9 @@ def measure_models(
   progress = progress_bar(sum(sum(m.steps) for m in models), 0, "evaluate", "steps")
   for model in models:
     samples[model.name] = {}
+    draw = make_draw(config, model, shape, mesh)
     for steps in model.steps:
-      batches = draw(config, model, shape, steps, mesh)
+      batches = draw(steps)
       rows += result_rows(model, steps, batches, measures)
       seconds.append(
         _cell(model, steps) | {"seconds_per_sample": batches.seconds.mean() / shape[0]}

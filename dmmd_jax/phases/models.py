@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from dmmd_jax import parallel, records
-from dmmd_jax.diffusion.samplers import Samples
+from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
+from dmmd_jax.distillation import registry
 from dmmd_jax.phases import build
 
 # States of a film at most, without the first; they bound its size.
@@ -47,7 +48,7 @@ def make_models(
   denoiser = build.make_denoiser(config, dataset)
   guided = denoiser.guided(c.teacher_guidance)
   if config.distill.teacher == "exact":
-    predict, params = build.exact_teacher(dataset, denoiser.process), ()
+    predict, params = build.ExactTeacher(dataset.joint, denoiser.process).log_mean, ()
   else:
     predict, params = None, build.load_ema(sources["teacher"], denoiser.init, mesh)
   sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p)
@@ -56,8 +57,9 @@ def make_models(
   if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(sources["student"], student.init, mesh)
-    sample = build.make_sampler(student, mesh)
-    own_steps = sources["student"].config.distill.student_nfe
+    distill = sources["student"].config.distill
+    sample = build.make_sampler(student, mesh, draw=student_draw(distill.method))
+    own_steps = distill.student_nfe
     models.append(Model("student", sample, params, c.student_nfe, student.evaluations, own_steps))
   if language_model and language_model.sample:
     length = dataset.shape[0]
@@ -66,27 +68,39 @@ def make_models(
   return models
 
 
-def draw(
-  config, model: Model, shape: tuple[int, ...], steps: int, mesh: jax.sharding.Mesh
-) -> SampleBatches:
-  """Draws `evaluate.num_sample_batches` batches of `shape`, padded to the number of devices."""
+def student_draw(method: str) -> Callable[..., Samples]:
+  """How a student of a method draws: as any model, unless the method has a way of its own."""
+  return getattr(registry.find(method), "sample", ancestral_sample)
+
+
+def make_draw(
+  config, model: Model, shape: tuple[int, ...], mesh: jax.sharding.Mesh
+) -> Callable[[int], SampleBatches]:
+  """`draw(steps)` of `evaluate.num_sample_batches` batches of `shape`, by one compiled program.
+
+  Batches are padded to the number of devices.
+  """
   padded = _padded(shape, mesh)
 
   @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
-  def sample(params, key):
+  def sample(params, key, steps):
     return model.sample(params, key, padded, steps)
 
-  steps_key = _key(config, steps)
   with parallel.use(mesh):
-    sample = sample.lower(model.params, steps_key).compile()
-  tokens, entropies, seconds = [], [], []
-  for batch in range(config.evaluate.num_sample_batches):
-    start = time.perf_counter()
-    drawn = jax.block_until_ready(sample(model.params, jax.random.fold_in(steps_key, batch)))
-    seconds.append(time.perf_counter() - start)
-    tokens.append(np.asarray(drawn.tokens[: shape[0]]))
-    entropies.append(float(drawn.entropy))
-  return SampleBatches(np.stack(tokens), np.array(entropies), np.array(seconds))
+    compiled = sample.lower(model.params, _key(config, 0), np.int32(1)).compile()
+
+  def draw(steps: int) -> SampleBatches:
+    tokens, entropies, seconds = [], [], []
+    for batch in range(config.evaluate.num_sample_batches):
+      key = jax.random.fold_in(_key(config, steps), batch)
+      start = time.perf_counter()
+      drawn = jax.block_until_ready(compiled(model.params, key, np.int32(steps)))
+      seconds.append(time.perf_counter() - start)
+      tokens.append(np.asarray(drawn.tokens[: shape[0]]))
+      entropies.append(float(drawn.entropy))
+    return SampleBatches(np.stack(tokens), np.array(entropies), np.array(seconds))
+
+  return draw
 
 
 def draw_path(config, model: Model, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> np.ndarray:

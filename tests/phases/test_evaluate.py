@@ -222,6 +222,13 @@ def python_scan(step, carry, xs):
   return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
 
 
+def python_loop(start, stop, body, carry):
+  """What `jax.lax.fori_loop` gives, likewise."""
+  for i in range(start, stop):
+    carry = body(i, carry)
+  return carry
+
+
 @pytest.mark.parametrize(
   ("network", "guidance", "nfe"),
   [({}, 0.0, 3), ({}, 1.5, 3), ({"classes": True}, 0.0, 3), ({"classes": True}, 1.5, 6),
@@ -237,6 +244,7 @@ def test_nfe_of_a_row_is_what_the_network_was_asked_for(network, guidance, nfe, 
   denoiser = dataclasses.replace(denoiser, module=Counting(denoiser.module))
   sample = build.make_sampler(denoiser, one_device())
   monkeypatch.setattr(jax.lax, "scan", python_scan)
+  monkeypatch.setattr(jax.lax, "fori_loop", python_loop)
   jax.eval_shape(lambda key: sample({}, key, (2, 8), 3), jax.random.key(0))
   batches = evaluate.SampleBatches(np.zeros((1, 2, 8), int), np.zeros(1), np.ones(1))
   model = evaluate.Model("teacher", sample, {}, (3,), denoiser.evaluations)

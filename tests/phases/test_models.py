@@ -1,4 +1,4 @@
-"""What models draw for the film; batches of samples are in test_evaluate.py."""
+"""What models draw; what is measured of it is in test_evaluate.py."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,8 @@ import pytest
 
 from configs import toy_dmmd
 from dmmd_jax import parallel
-from dmmd_jax.diffusion.samplers import Samples
+from dmmd_jax.diffusion import processes
+from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
 from dmmd_jax.phases import models
 
 
@@ -42,6 +43,21 @@ def test_films_begin_with_the_same_noise_and_differ_from_all_that_is_measured():
   config.evaluate.num_sample_batches = 2
   both = [models.Model(name, sample, (), (1,), filmed=n) for name, n in (("a", 3), ("b", 7))]
   first, second = (models.draw_path(config, model, (8, 1), mesh)[-1, 0, 0] for model in both)
-  measured = models.draw(config, both[0], (8, 1), 1, mesh).tokens[:, 0, 0]
-  assert first == second and keys == [3, 7, 1]
+  measured = models.make_draw(config, both[0], (8, 1), mesh)(1).tokens[:, 0, 0]
+  assert first == second and keys[:2] == [3, 7]
   assert len({first, *measured.tolist()}) == 3
+
+
+def test_one_program_draws_what_a_program_for_each_number_of_steps_draws():
+  config, mesh = toy_dmmd.get_config(), parallel.make_mesh()
+  config.evaluate.num_sample_batches = 1
+  process = processes.Masked(3)
+  predict = lambda z, t, key: jnp.log(jnp.broadcast_to(jnp.array([0.2, 0.5, 0.3]), (*z.shape, 3)))
+  sample = lambda params, key, shape, steps: ancestral_sample(predict, process, key, shape, steps)
+  draw = models.make_draw(config, models.Model("a", sample, (), (1, 3)), (16, 4), mesh)
+  for steps in (1, 3):
+    key = jax.random.fold_in(models._key(config, steps), 0)
+    found, expected = draw(steps), sample((), key, (16, 4), steps)
+    np.testing.assert_array_equal(found.tokens[0], expected.tokens)
+    np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-6)
+  assert (draw(1).tokens != draw(3).tokens).any()
