@@ -19,9 +19,9 @@ VARIANTS = {
   "windows alone": (SCORE, [SCALES + "((4,2,(1.0,4.0)),(2,1,(1.0,)))"]),
   "grey levels within 1 count as near": (SCORE, ["--config.distill.score.category_bandwidth=1.0"]),
   "marginal MMD in place of conditional": (SCORE, ["--config.distill.score.objective=marginal"]),
-  "with D-MMD, weight 1": (BOTH, ["--config.distill.dmmd_weight=1.0"]),
+  "with D-MMD, weight 1": (BOTH, ["--config.distill.dmmd_kernel.dmmd_weight=1.0"]),
   "with D-MMD, weight 3": (BOTH, []),
-  "with D-MMD, weight 10": (BOTH, ["--config.distill.dmmd_weight=10.0"]),
+  "with D-MMD, weight 10": (BOTH, ["--config.distill.dmmd_kernel.dmmd_weight=10.0"]),
 }
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmmd_jax import parallel, training
+from dmmd_jax import optimization, parallel
 from dmmd_jax.data.images import NUM_CATEGORIES
 from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.metrics.gradient_moment import pair_product
@@ -87,13 +87,13 @@ def _step(name: str, config, mesh: jax.sharding.Mesh) -> Program:
   c, dataset = config[name], dataset_of(config)
   denoiser = build.make_denoiser(config, dataset)
   if name == "teacher":
-    optimizer = training.make_optimizer(c.optimizer, c.num_steps)
+    optimizer = optimization.make_optimizer(c.optimizer, c.num_steps)
     step, size = teacher.make_step(config, denoiser, optimizer), c.batch_size
     init = lambda key: teacher.initial_state(denoiser.init(key), optimizer)
   else:
-    of_teacher, step = distill.make_step(config, dataset, denoiser)
-    size = c.batch_size * distill.updates_per_step(c)
-    init = lambda key: of_teacher(key, nn.unbox(denoiser.init(key)))
+    method = distill.make_method(config, dataset)
+    step, size = method.step, c.batch_size * method.batches_per_step
+    init = lambda key: method.init(key, nn.unbox(denoiser.init(key)))
   state = sharded(init, mesh)
   kept = jax.tree.map(lambda x: x.sharding, state)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import digits_dmmd, digits_kernel
-from dmmd_jax import training
+from dmmd_jax import optimization
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.phases import build, distill, teacher
 
@@ -22,20 +22,19 @@ ROUNDS = 20
 def distill_step(config):
   """A compiled step as a function without arguments."""
   dataset = build.make_dataset(config)
-  denoiser = build.make_denoiser(config, dataset)
-  params = nn.unbox(jax.jit(denoiser.init)(jax.random.key(0)))
-  init, step = distill.make_step(config, dataset, denoiser)
-  state = nn.unbox(jax.jit(init)(jax.random.key(1), params))
-  size = config.distill.batch_size * distill.updates_per_step(config.distill)
+  method = distill.make_method(config, dataset)
+  params = nn.unbox(jax.jit(method.parts.auxiliary.init)(jax.random.key(0)))
+  state = nn.unbox(jax.jit(method.init)(jax.random.key(1), params))
+  size = config.distill.batch_size * method.batches_per_step
   batch = Batch(jnp.asarray(dataset.train[:size]))
-  compiled = jax.jit(step).lower(state, batch, jax.random.key(2)).compile()
+  compiled = jax.jit(method.step).lower(state, batch, jax.random.key(2)).compile()
   return lambda: compiled(state, batch, jax.random.key(2))
 
 
 def teacher_steps(config, count: int):
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
-  optimizer = training.make_optimizer(config.teacher.optimizer, 100)
+  optimizer = optimization.make_optimizer(config.teacher.optimizer, 100)
   state = teacher.initial_state(nn.unbox(jax.jit(denoiser.init)(jax.random.key(0))), optimizer)
   batch = Batch(jnp.asarray(dataset.train[: config.distill.batch_size]))
   step = teacher.make_step(config, denoiser, optimizer)

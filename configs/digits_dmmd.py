@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
   teacher.optimizer = optimizer(learning_rate=1.5e-3, decay="cosine", b1=0.9, b2=0.99)
 
   config.distill = distill = ConfigDict()
-  distill.method = "dmmd"  # dmmd | kernel_score | dmmd_kernel
+  distill.method = "dmmd"
   distill.teacher = "network"  # network | exact
   distill.teacher_workdir = ""
   distill.num_steps = 350
@@ -73,19 +73,23 @@ def get_config() -> ConfigDict:
   distill.noise_dim = 4
   distill.noise_scale = 5.0
   distill.student_nfe = 8  # k
-  distill.loss = "cross_entropy"  # cross_entropy (Eq. 11, 12) | bound | squared_error
-  distill.auxiliary_target = "soft"  # soft | hard
-  distill.teacher_weight = 1.0
-  distill.weight = "constant"  # constant | elbo
   distill.teacher_dtype = "float32"
   distill.guidance = 0.0
   distill.temperature = 1.0
   distill.top_p = 1.0
   distill.top_p_penalty = 2.0
-  distill.renoise = "posterior"  # posterior | forward
   distill.from_prior = False
 
-  distill.dmmd_weight = 3.0
+  # Of the settings of methods those of the one that is chosen are used; docs/methods.md has all.
+  distill.dmmd = dmmd = ConfigDict()
+  dmmd.loss = "cross_entropy"  # cross_entropy (Eq. 11, 12) | bound | squared_error
+  dmmd.auxiliary_target = "soft"  # soft | hard
+  dmmd.teacher_weight = 1.0
+  dmmd.weight = "constant"  # constant | elbo
+  dmmd.renoise = "posterior"  # posterior | forward
+
+  distill.dmmd_kernel = ConfigDict()
+  distill.dmmd_kernel.dmmd_weight = 3.0
 
   # The kernel score: a student of one to four steps, matched to the joint law of all tokens.
   distill.score = score = ConfigDict()

@@ -10,5 +10,5 @@ def get_config():
   # teacher.loss = "bound" trains a leave_one_out network instead, which is turned into the mean.
   config.teacher.loss = "cross_entropy"
   # Given z_t, a sample x and z_s are dependent: the auxiliary model must see the sample.
-  config.distill.auxiliary_target = "hard"
+  config.distill.dmmd.auxiliary_target = "hard"
   return config

@@ -49,7 +49,7 @@ def get_config():
   distill.noise_dim = 16
   distill.noise_scale = 15.0
   distill.student_nfe = 8
-  distill.dmmd_weight = 1.0
+  distill.dmmd_kernel.dmmd_weight = 1.0
   distill.score.scales = (
     (0, 1, (8.0, 32.0)),
     (16, 4, (2.0, 8.0)),

@@ -9,7 +9,7 @@ def get_config():
   # An eighth of the examples are at t = 1, where every sample begins.
   config.distill.student_nfe = 4
   # With 0.3 the noise comes into use later; 1 and 4 are worse from 4 steps on, and less varied.
-  config.distill.dmmd_weight = 8.0
+  config.distill.dmmd_kernel.dmmd_weight = 8.0
   # Both losses together sharpen a little more than D-MMD does; this takes it back.
   config.distill.temperature = 1.03
   # At half of this rate the noise is still unused after 200 updates.

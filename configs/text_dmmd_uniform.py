@@ -9,5 +9,5 @@ def get_config():
   # A network trained with cross-entropy predicts E[x | z_t], which D-MMD matches as it stands.
   config.teacher.loss = "cross_entropy"
   # Given z_t, a sample x and z_s are dependent: the auxiliary model must see the sample.
-  config.distill.auxiliary_target = "hard"
+  config.distill.dmmd.auxiliary_target = "hard"
   return config

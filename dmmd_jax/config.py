@@ -1,8 +1,9 @@
-"""Checks of a config, before anything heavy is imported or written. Pure Python.
+"""Checks of a config, before anything is written. Pure Python, but for the method, which is last.
 
 What one field may be is in `fields.py`; here is what fields mean together.
 """
 
+import dataclasses
 import importlib.util
 
 from ml_collections import ConfigDict
@@ -12,11 +13,13 @@ from dmmd_jax.config_file import (
   ConfigError,
   apply_preset,
   check_fields,
+  check_settings,
   has,
   nearest_of,
   require,
   shown,
 )
+from dmmd_jax.distillation import registry
 from dmmd_jax.fields import FIELDS, PHASES
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
@@ -37,7 +40,10 @@ def example_shape(config: ConfigDict) -> tuple[int, ...]:
 
 
 def check(config: ConfigDict) -> None:
-  """Raises `ConfigError` for values out of range and for combinations that make no sense."""
+  """Completes a config by the settings of its method.
+
+  Raises `ConfigError` for values out of range and for combinations that make no sense.
+  """
   check_fields(config)
   _check_dataset(config)
   _check_presence(config)
@@ -48,6 +54,7 @@ def check(config: ConfigDict) -> None:
   _check_evaluation(config)
   _check_distillation(config)
   check_devices(config)
+  _check_method(config)
 
 
 def _check_dataset(config: ConfigDict) -> None:
@@ -213,86 +220,26 @@ def _check_distillation(config: ConfigDict) -> None:
     f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
     " use 'network'",
   )
-  if distill.method != "kernel_score":
-    _check_dmmd(config)
-  else:
-    require(
-      distill.score.target == "teacher"
-      or (distill.temperature, distill.top_p, distill.guidance) == (1, 1, 0),
-      "distill.temperature, distill.top_p and distill.guidance act on the teacher, which the kernel"
-      " score against data does not ask: leave them at 1, 1 and 0, or use"
-      " distill.score.target='teacher'",
-    )
-  if distill.method != "dmmd":
-    _check_score(config)
 
 
-def _check_dmmd(config: ConfigDict) -> None:
-  """Processes other than the masked one have fewer choices."""
-  distill, process = config.distill, config.process.name
-  require(
-    distill.weight != "elbo" or distill.loss != "bound",
-    "distill.weight is 'elbo' and distill.loss is 'bound', which has that weight in it: use"
-    " distill.weight='constant'",
-  )
-  if process == "masked":
-    return
-  require(
-    distill.auxiliary_target == "hard",
-    f"distill.auxiliary_target is 'soft' with the {process} process; there a sample and"
-    " z_s are dependent given z_t: use 'hard'",
-  )
-  require(
-    distill.weight != "elbo",
-    f"distill.weight is 'elbo' with the {process} process; it is the weight of the"
-    " masked bound: use 'constant'",
-  )
-  if distill.loss != "bound":
-    return
-  require(
-    config.teacher.loss == "bound",
-    f"distill.loss is 'bound' with the {process} process and a teacher trained with"
-    " cross-entropy; train it with teacher.loss='bound', or use distill.loss='cross_entropy'",
-  )
-  require(
-    distill.top_p == 1 and distill.temperature == 1,
-    "distill.temperature and distill.top_p act on E[x | z_t], which distill.loss='bound' does not"
-    f" use with the {process} process; use distill.loss='cross_entropy'",
-  )
-  require(
-    distill.teacher != "exact",
-    "distill.teacher='exact' gives E[x | z_t], which distill.loss='bound' does not use with the"
-    f" {process} process; use distill.loss='cross_entropy'",
-  )
+def _check_method(config: ConfigDict) -> None:
+  """What is wrong elsewhere has been found before methods are imported, and jax with them."""
+  complete(config)
+  problems = registry.find(config.distill.method).problems(config, example_shape(config))
+  for problem in problems:
+    raise ConfigError(problem)
 
 
-def _check_score(config: ConfigDict) -> None:
-  score, dataset = config.distill.score, config.dataset.name
-  block = config.network.get("block", 0)
-  shape = example_shape(config)
-  shortest = block or min(shape[:2])
-  require(
-    score.objective == "marginal" or score.num_noises >= 2,
-    "distill.score.num_noises is 1; the conditional kernel score compares outputs of at least 2",
-  )
-  require(
-    score.objective != "pooled" or not block,
-    f"distill.score.objective is 'pooled' and network.block is {block}; blocks depend on those"
-    " before them: use 'conditional'",
-  )
-  examples = config.distill.batch_size // config.distill.microbatches
-  require(
-    score.objective != "marginal" or examples >= 2,
-    f"distill.batch_size / distill.microbatches is {examples}; the marginal kernel score compares"
-    " at least 2 examples",
-  )
-  require(
-    score.category_bandwidth == 0 or len(shape) == 3,
-    f"distill.score.category_bandwidth is {score.category_bandwidth}; the tokens of {dataset} have"
-    " no order: set it to 0",
-  )
-  for scale in score.scales:
-    require(
-      scale[0] <= shortest,
-      f"distill.score.scales has {scale}; expected 0 <= window <= {shortest} for {dataset}",
-    )
+def complete(config: ConfigDict) -> None:
+  """Completes the settings of the method by its defaults, and leaves out those of others.
+
+  Raises `ConfigError` for values out of range.
+  """
+  check_settings(config)
+  distill, method = config.distill, registry.find(config.distill.method)
+  own = registry.settings(method)
+  with distill.unlocked():
+    for section in {*distill} & (registry.sections().keys() - own.keys()):
+      del distill[section]
+    for section, cls in own.items():
+      distill[section] = dataclasses.asdict(cls()) | distill.get(section, ConfigDict()).to_dict()

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from dmmd_jax import config_search
-from dmmd_jax.fields import FIELDS, RENAMED
+from dmmd_jax.fields import FIELDS, RENAMED, find, is_setting
 from dmmd_jax.rules import Choice, Flag, Items, Rule
 
 # presets.<name>, and the dot before a field of it
@@ -51,7 +51,8 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _is_flag(field: str) -> bool:
-  return _name(field) in FIELDS and isinstance(FIELDS[_name(field)].rule, Flag)
+  found = find(_name(field))
+  return bool(found) and isinstance(found.rule, Flag)
 
 
 def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, object]]:
@@ -67,12 +68,15 @@ def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, ob
   fields = [name for name, _ in flat(config)]
   for field, text in overrides.items():
     field = _renamed(field)
+    found = find(_name(field))
+    if found and is_setting(_name(field)) and field not in fields:
+      fields.append(field)  # whose default it has
     inside = [name for name in fields if name.startswith(f"{field}.")]
     if inside:
       raise ConfigError(f"{field} is a section; set a field of it, such as {inside[0]}")
     if field not in fields:
       raise ConfigError(f"the config has no field {field}{nearest(field, fields)}")
-    value = FIELDS[_name(field)].rule.read(text) if _name(field) in FIELDS else text
+    value = found.rule.read(text) if found else text
     _check_value(field, value)  # now: set in the place of a float, True would become 1.0
     given[field] = value
     assign(config, field, value)
@@ -162,12 +166,15 @@ def apply_preset(config: ConfigDict, given: dict) -> None:
 
 
 def assign(config: ConfigDict, field: str, value: object) -> None:
-  """Sets a field that the config has, whatever the type that it has had."""
+  """Sets a field, whatever the type that it has had."""
   *sections, name = field.split(".")
-  for section in sections:
-    config = config[section]
-  with config.ignore_type():
-    config[name] = value
+  with config.unlocked():
+    for section in sections:
+      if section not in config:
+        config[section] = ConfigDict()  # of a method, whose settings may be left out
+      config = config[section]
+    with config.ignore_type():
+      config[name] = value
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -181,17 +188,30 @@ def check_fields(config: ConfigDict) -> None:
       name not in _SECTIONS and not _PRESET.fullmatch(field),
       f"{field} is {shown(value)}; expected a section, with fields of its own",
     )
+    if is_setting(name):
+      continue  # until the method is imported
     _check_value(field, value)
     require(has(config, name), f"a preset has {field}, and the config has no {name} for it to set")
   for name, field in FIELDS.items():
     require(field.kinds or has(config, name), f"the config has no {name}; expected {field.rule}")
 
 
+def check_settings(config: ConfigDict) -> None:
+  """Each setting of a method by itself, those of presets too; methods are imported.
+
+  Raises `ConfigError`.
+  """
+  for field, value in flat(config):
+    if is_setting(_name(field)):
+      _check_value(field, value)
+
+
 def _check_value(field: str, value: object) -> None:
   name = _name(field)
-  if name not in FIELDS:
+  found = find(name)
+  if not found:
     raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name)}")
-  rule = FIELDS[name].rule
+  rule = found.rule
   require(
     rule.accepts(value), f"{field} is {shown(value)}; expected {rule}{_nearest_choice(value, rule)}"
   )

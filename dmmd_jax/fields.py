@@ -1,11 +1,13 @@
 """Every field of a config: what it may be, and what it means. Pure Python.
 
 `FIELDS` is the one table of both: configs are checked by it, values on the command line are read by
-it, and it can be printed. Rules on several fields together are in `config.py`.
+it, and it can be printed; the settings of a method of distillation stand in its own file. Rules on
+several fields together are in `config.py`, and in the methods.
 """
 
 import dataclasses
 
+from dmmd_jax.distillation import registry
 from dmmd_jax.rules import Choice, Flag, Items, Or, Real, Row, Rule, Text, Whole
 
 PHASES = ("teacher", "reference", "distill", "evaluate")
@@ -13,6 +15,12 @@ PHASES = ("teacher", "reference", "distill", "evaluate")
 # Old names of fields, which are read for one more release, and in the records of earlier runs.
 RENAMED = {
   "distill.steps": "distill.student_nfe",
+  "distill.loss": "distill.dmmd.loss",
+  "distill.auxiliary_target": "distill.dmmd.auxiliary_target",
+  "distill.teacher_weight": "distill.dmmd.teacher_weight",
+  "distill.weight": "distill.dmmd.weight",
+  "distill.renoise": "distill.dmmd.renoise",
+  "distill.dmmd_weight": "distill.dmmd_kernel.dmmd_weight",
   "evaluate.num_blocks": "evaluate.num_sample_batches",
   "evaluate.block_size": "evaluate.sample_batch_size",
 }
@@ -41,9 +49,6 @@ def _of(kind: str, fields: dict[str, Field]) -> dict[str, Field]:
   return {name: dataclasses.replace(field, kinds=(kind,)) for name, field in fields.items()}
 
 
-_SCALE = Row(
-  ("window", "stride", "bandwidths"), (Whole(), Whole(1), Items(Real("[0.1, inf)"), distinct=True))
-)
 _SHAPE = Row(("height", "width", "channels"), (Whole(1, 2**12), Whole(1, 2**12), Choice((1, 3, 4))))
 _DTYPE = Choice(("float32", "bfloat16"))
 _NFE = Items(Whole(1, _MOST_TIMES), distinct=True)
@@ -206,8 +211,8 @@ FIELDS: dict[str, Field] = {
     "distill",
     **_TRAINING,
     method=Field(
-      Choice(("dmmd", "kernel_score", "dmmd_kernel")),
-      "dmmd | kernel_score (no auxiliary model, no teacher in the step) | dmmd_kernel (both).",
+      Choice(tuple(registry.METHODS)),
+      "How to distil; its settings are in sections of their own. See docs/methods.md.",
     ),
     teacher=Field(
       Choice(("network", "exact")),
@@ -231,12 +236,6 @@ FIELDS: dict[str, Field] = {
       " all, which loses modes; both grow from zero, the first with the square of this scale.",
     ),
     student_nfe=Field(Whole(1, _MOST_TIMES), "k, the sampling steps that the student is made for."),
-    loss=Field(Choice(("cross_entropy", "bound", "squared_error")), "L_s of Eq. 9."),
-    auxiliary_target=Field(
-      Choice(("soft", "hard")), "soft: p, of lower variance, masked only | hard: a sample of p."
-    ),
-    teacher_weight=Field(Real("[0, 1000]"), "lambda of Eq. 12."),
-    weight=Field(Choice(("constant", "elbo")), "w(s)."),
     teacher_dtype=Field(_DTYPE, "Of the frozen parameters; bfloat16 takes half the memory."),
     guidance=Field(
       Real("[0, 100]"), "w of classifier-free guidance; above 0 the teacher is evaluated twice."
@@ -246,34 +245,10 @@ FIELDS: dict[str, Field] = {
       Real("(0, 1]"), "Probability of the likeliest tokens, which the teacher is cut to."
     ),
     top_p_penalty=Field(Real("(0, 100]"), "Nats that excluded tokens lose (the paper's Delta)."),
-    renoise=Field(
-      Choice(("posterior", "forward")),
-      "posterior: z_s ~ q(z_s | z_t, x) | forward: z_s ~ q(z_s | x), as in IDLM.",
-    ),
     from_prior=Field(Flag(), "Whether t = 1 always, the one-step setting of DiMO."),
-    dmmd_weight=Field(Real("(0, 1000]"), "Of Eq. 11 where the kernel score is added to it."),
   ),
   **_section("distill.student_optimizer", **_OPTIMIZER),
   **_section("distill.auxiliary_optimizer", **_OPTIMIZER),
-  **_section(
-    "distill.score",
-    objective=Field(
-      Choice(("conditional", "pooled", "marginal")),
-      "conditional: given z_t, strictly proper | pooled: so, but those at t = 1 share data |"
-      " marginal: MMD^2 of a batch.",
-    ),
-    num_noises=Field(Whole(1, 1000), "Student evaluations per z_t, each with noise of its own."),
-    target=Field(
-      Choice(("data", "teacher")),
-      "What outputs are compared with: the example that z_t came from | samples of the teacher.",
-    ),
-    target_nfe=Field(Whole(1, _MOST_TIMES), "Steps in which the teacher samples."),
-    scales=Field(
-      Items(_SCALE),
-      "Kernels that are summed: window (0: all), stride, and bandwidths, in tokens or pixels.",
-    ),
-    category_bandwidth=Field(Real("[0, inf)"), "Grey levels that count as near; 0: equal or not."),
-  ),
   **_section(
     "evaluate",
     teacher_nfe=Field(
@@ -298,3 +273,28 @@ FIELDS: dict[str, Field] = {
     ),
   ),
 }
+
+
+def is_setting(name: str) -> bool:
+  """Whether a name is that of a setting of a method, if the method has it."""
+  return name.startswith("distill.") and name.count(".") == 2 and name not in FIELDS
+
+
+def settings() -> dict[str, Field]:
+  """The settings of all methods, which are imported, and jax with them."""
+  return {
+    f"distill.{section}.{setting.name}": Field(**setting.metadata)
+    for section, cls in registry.sections().items()
+    for setting in dataclasses.fields(cls)
+  }
+
+
+def everything() -> dict[str, Field]:
+  """All fields and settings in the order of a config."""
+  last = {name: field for name, field in FIELDS.items() if name.startswith("evaluate.")}
+  return {n: f for n, f in FIELDS.items() if n not in last} | settings() | last
+
+
+def find(name: str) -> Field | None:
+  """The field of a name, if there is one."""
+  return settings().get(name) if is_setting(name) else FIELDS.get(name)

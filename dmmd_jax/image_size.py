@@ -32,7 +32,7 @@ def settle(config: ConfigDict, given: dict) -> None:
   if "shape" in dataset and config.network.get("patch") == 0:
     config.network.patch = _fitting_patch(dataset.shape)
   if leaves_shape:
-    if "distill.score.scales" not in given:
+    if "distill.score.scales" not in given and "score" in config.distill:
       scales, shortest = config.distill.score.scales, min(dataset.shape[:2])
       config.distill.score.scales = tuple(scale for scale in scales if scale[0] <= shortest)
     print(_summary(config))

@@ -129,6 +129,7 @@ def parse(argv: list[str]) -> dict[str, str]:
       config, given = config_file.load(_CONFIG.value, overrides)
       if config.preset != image_size.AUTO:  # which depends on images, and these may not be there
         config_checks.apply_preset(config, given)
+      config_checks.complete(config)
       _answer(listing.of_config(config))
   except flags.UnrecognizedFlagError as error:
     _exit(f"unknown flag --{error.flagname}{_flag_meant(error.flagname)}")

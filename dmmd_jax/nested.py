@@ -39,14 +39,18 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def renamed(value: Any, names: dict[str, str]) -> Any:
-  """Nested dicts, however deep a config is in them, with new for old names of `section.field`."""
+  """Nested dicts, however deep a config is in them, with new for old names of fields."""
   if not isinstance(value, dict):
     return value
   value = {name: renamed(inner, names) for name, inner in value.items()}
   for old, new in names.items():
-    (section, old), (_, new) = old.split("."), new.split(".")
-    if isinstance(value.get(section), dict) and old in value[section]:
-      value[section][new] = value[section].pop(old)
+    *sections, last = old.split(".")
+    found = functools.reduce(
+      lambda v, s: v.get(s) if isinstance(v, dict) else None, sections, value
+    )
+    if isinstance(found, dict) and last in found:
+      *sections, new = new.split(".")
+      functools.reduce(lambda v, s: v.setdefault(s, {}), sections, value)[new] = found.pop(last)
   return value
 
 

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import struct
 import warnings
-from typing import Protocol
+from typing import Any, Protocol
 
 # Steps, batches and sizes are counted in int32.
 _INT32 = 2**31 - 1
@@ -190,3 +190,8 @@ class Or:
 
   def __str__(self) -> str:
     return f"{self.rule}, or {self.value!r} for {self.meaning}"
+
+
+def setting(default: object, rule: Rule, doc: str) -> Any:
+  """A field of a dataclass of settings, with what it may be and what it means."""
+  return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})

@@ -115,22 +115,22 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
       "act on the teacher, which the kernel score against data does not ask",
     ),
     (
-      {"distill__weight": "elbo", "distill__loss": "bound"},
-      "distill.loss is 'bound', which has that weight in it",
+      {"distill__dmmd__weight": "elbo", "distill__dmmd__loss": "bound"},
+      "distill.dmmd.loss is 'bound', which has that weight in it",
     ),
     (
       {
         "process__name": "uniform",
-        "distill__auxiliary_target": "hard",
-        "distill__weight": "elbo",
+        "distill__dmmd__auxiliary_target": "hard",
+        "distill__dmmd__weight": "elbo",
       },
       "'elbo' with the uniform",
     ),
     (
       {
         "process__name": "uniform",
-        "distill__auxiliary_target": "hard",
-        "distill__loss": "bound",
+        "distill__dmmd__auxiliary_target": "hard",
+        "distill__dmmd__loss": "bound",
         "teacher__loss": "cross_entropy",
       },
       "train it with teacher.loss='bound'",
@@ -138,8 +138,8 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     (
       {
         "process__name": "marginal",
-        "distill__auxiliary_target": "hard",
-        "distill__loss": "bound",
+        "distill__dmmd__auxiliary_target": "hard",
+        "distill__dmmd__loss": "bound",
         "distill__top_p": 0.9,
       },
       "act on E",

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from configs import digits_dmmd
-from dmmd_jax import config, training
+from dmmd_jax import config, optimization
 from dmmd_jax.data import alphabets
 from dmmd_jax.data.pipeline import Dataset
-from dmmd_jax.distillation import dmmd
-from dmmd_jax.fields import FIELDS
+from dmmd_jax.fields import FIELDS, everything
 from dmmd_jax.networks import layers, noise
 from dmmd_jax.phases import build
 from dmmd_jax.rules import Choice, Flag, Items, Real, Row, Text, Whole
@@ -79,7 +78,7 @@ def test_texts_of_the_command_line(rule, text, value, recwarn):
 
 
 def test_every_field_is_explained():
-  assert all(field.doc.strip().endswith(".") and str(field.rule) for field in FIELDS.values())
+  assert all(field.doc.strip().endswith(".") and str(field.rule) for field in everything().values())
 
 
 def choices(field: str) -> tuple[str, ...]:
@@ -88,8 +87,6 @@ def choices(field: str) -> tuple[str, ...]:
 
 
 def test_choices_are_the_names_of_registries():
-  assert choices("distill.loss") == tuple(dmmd.DIFFUSION_LOSSES)
-  assert choices("distill.weight") == tuple(dmmd.WEIGHTS)
   assert set(choices("network.remat")) == {"none", *layers._REMAT_POLICIES}
   assert choices("phases") == config.PHASES
   assert all(importlib.util.find_spec(f"dmmd_jax.phases.{phase}") for phase in config.PHASES)
@@ -121,7 +118,7 @@ def network_of(name: str):
 
 def decay_of(name: str):
   c = digits_dmmd.optimizer(0.1, name, 0.9, 0.99)
-  training.make_optimizer(c, 10)
+  optimization.make_optimizer(c, 10)
   return name
 
 

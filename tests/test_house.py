@@ -13,7 +13,7 @@ ALLOWED = {
   "diffusion": {"parallel", "positions"},
   "networks": {"parallel"},
   "mmd": set(),
-  "distillation": {"diffusion", "positions"},
+  "distillation": {"diffusion", "optimization", "positions", "rules"},
   "training": {
     "checkpoints", "data", "estimate", "parallel", "profile", "signals", "speed", "training_log",
   },

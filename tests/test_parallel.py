@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import cifar_dmmd, digits_dmmd
-from dmmd_jax import parallel, training
+from dmmd_jax import optimization, parallel, training
 from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.phases import build, distill, teacher
 
@@ -44,11 +44,11 @@ def parts_of(config, phase):
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset)
   if phase == "teacher":
-    optimizer = training.make_optimizer(config.teacher.optimizer, STEPS)
+    optimizer = optimization.make_optimizer(config.teacher.optimizer, STEPS)
     step = teacher.make_step(config, denoiser, optimizer)
     init = lambda key: teacher.initial_state(denoiser.init(key), optimizer)
     return dataset, init, step, config.teacher.batch_size
-  given, step = distill.make_step(config, dataset, denoiser)
+  method = distill.make_method(config, dataset)
 
   def random_teacher(key):
     """Its output layer is zero at first: nothing would move."""
@@ -56,9 +56,9 @@ def parts_of(config, phase):
     kernel = 0.1 * jax.random.normal(key, params["logits"]["kernel"].shape)
     return params | {"logits": params["logits"] | {"kernel": kernel}}
 
-  init = lambda key: given(key, random_teacher(jax.random.key(7)))
-  size = config.distill.batch_size * distill.updates_per_step(config.distill)
-  return dataset, init, step, size
+  init = lambda key: method.init(key, random_teacher(jax.random.key(7)))
+  size = config.distill.batch_size * method.batches_per_step
+  return dataset, init, method.step, size
 
 
 def losses(network, phase, mesh, directory):
@@ -181,14 +181,14 @@ def test_microbatches_give_the_same_update():
 
   params = jax.random.normal(jax.random.key(0), (3, 2))
   batch = Batch(jax.random.normal(jax.random.key(1), (16, 3)))
-  whole, metrics = training.gradients(loss, params, batch, jax.random.key(2))
+  whole, metrics = optimization.gradients(loss, params, batch, jax.random.key(2))
   for parts in (2, 8):
-    grads, means = jax.jit(training.gradients, static_argnums=(0, 4))(
+    grads, means = jax.jit(optimization.gradients, static_argnums=(0, 4))(
       loss, params, batch, jax.random.key(2), parts
     )
     np.testing.assert_allclose(grads, whole, rtol=1e-5)
     np.testing.assert_allclose(means["loss"], metrics["loss"], rtol=1e-5)
-  rows = training.split_batch(np.arange(16), 2)
+  rows = optimization.split_batch(np.arange(16), 2)
   np.testing.assert_array_equal(rows, [np.arange(0, 16, 2), np.arange(1, 16, 2)])
 
 

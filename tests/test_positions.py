@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import coins_dmmd, digits_dmmd
-from dmmd_jax import parallel, positions, training
+from dmmd_jax import optimization, parallel, positions
 from dmmd_jax.data.pipeline import Batch, Dataset
+from dmmd_jax.distillation import rollout
 from dmmd_jax.networks import gpt2
 from dmmd_jax.phases import build, distill, reference, teacher
 from dmmd_jax.positions import Deferred, map_positions, whole
@@ -104,14 +105,15 @@ def make_batch(dataset, size=4):
 def distillation(dataset, **settings):
   """Losses with gradients in all parameters of student and auxiliary model."""
   config = make_config(dataset, **settings)
-  denoiser = build.make_denoiser(config, dataset)
-  student = build.make_denoiser(config, dataset, student=True)
-  losses = distill.make_losses(config, dataset, denoiser, student)
+  method = distill.make_method(config, dataset)
+  student, denoiser = method.parts.student, method.parts.auxiliary
   params = parameters(student, 2), parameters(denoiser, 3), parameters(denoiser, 4)
 
   def loss(eta, phi):
-    generator, auxiliary, metrics = losses(eta, phi, params[2], make_batch(dataset), KEY)
-    return generator + (0.0 if auxiliary is None else 0.7 * auxiliary), metrics
+    if config.distill.method == "kernel_score":
+      return method.loss(eta, params[2], make_batch(dataset), KEY)
+    generator, auxiliary, metrics = method.losses(eta, phi, params[2], make_batch(dataset), KEY)
+    return generator + 0.7 * auxiliary, metrics
 
   return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*params[:2])
 
@@ -195,11 +197,11 @@ def test_gradients_of_a_network_in_bfloat16(monkeypatch):
 def test_a_rollout_draws_the_same_tokens(monkeypatch):
   config = make_config(TEXT, method="dmmd")
   student = build.make_denoiser(config, TEXT, student=True)
-  method = distill.dmmd.DMMD(student.process)
+  steps = rollout.Steps(student.process)
 
   @jax.jit
   def draw(eta):
-    r = distill.dmmd.rollout(method, student.log_mean, eta, make_batch(TEXT).tokens, KEY)
+    r = rollout.rollout(steps, student.log_mean, eta, make_batch(TEXT).tokens, KEY)
     return r.x, r.z_s
 
   expected = draw(parameters(student, 2))
@@ -215,12 +217,13 @@ def test_no_array_has_all_states_of_all_positions(phase, monkeypatch):
   denoiser = build.make_denoiser(config, dataset)
   params = parameters(denoiser, 2)
   if phase == "teacher":
-    optimizer = training.make_optimizer(config.teacher.optimizer, 10)
+    optimizer = optimization.make_optimizer(config.teacher.optimizer, 10)
     step = teacher.make_step(config, denoiser, optimizer)
     state, size = teacher.initial_state(params, optimizer), 4
   else:
-    init, step = distill.make_step(config, dataset, denoiser)
-    state, size = nn.unbox(init(KEY, params)), 4 * distill.updates_per_step(config.distill)
+    method = distill.make_method(config, dataset)
+    step, size = method.step, 4 * method.batches_per_step
+    state = nn.unbox(method.init(KEY, params))
   batch = Batch(jnp.zeros((size, 16), jnp.int32))
 
   def largest():

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from dmmd_jax import checkpoints, parallel, training
+from dmmd_jax import checkpoints, optimization, parallel, training
 from dmmd_jax.training_log import NonFiniteError
 from tests.conftest import ONE_DEVICE
 
@@ -40,7 +40,10 @@ def job(num_steps=10, poison_at=None):
 
   def init(key, given):
     kernel = nn.LogicallyPartitioned(jax.random.normal(key, (8, 4)), names=("embed", "mlp"))
-    return {"model": training.Trainable.create({"kernel": kernel}, optimizer), "seen": jnp.array(0)}
+    return {
+      "model": optimization.Trainable.create({"kernel": kernel}, optimizer),
+      "seen": jnp.array(0),
+    }
 
   def step(state, batch, key):
     def loss(params):
@@ -146,11 +149,11 @@ def test_a_finished_job_does_nothing_but_restore(tmp_path, capsys):
 
 def test_an_average_is_that_of_what_was_trained_without_the_start():
   optimizer = optax.sgd(1.0)
-  model = training.Trainable.create(jnp.array(100.0), optimizer)
+  model = optimization.Trainable.create(jnp.array(100.0), optimizer)
   ema, seen = model.params, []
   for grad in (99.0, -1.0, -2.0):
     model = model.update(jnp.array(grad), optimizer)
-    ema = training.average(ema, model, 0.9)
+    ema = optimization.average(ema, model, 0.9)
     seen.append(float(ema))
   weights = 0.9 ** np.arange(3)[::-1]
   assert seen[0] == pytest.approx(1.0, rel=1e-3)
@@ -199,7 +202,7 @@ def optimizer_config(**overrides):
   ("decay", "expected"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)]
 )
 def test_learning_rate_warms_up_then_decays(decay, expected):
-  optimizer = training.make_optimizer(optimizer_config(decay=decay), 110)
+  optimizer = optimization.make_optimizer(optimizer_config(decay=decay), 110)
   params = jnp.zeros(3)
   state, sizes = optimizer.init(params), []
   for _ in range(111):

@@ -11,16 +11,20 @@ where `x` is the student's output and all predictions are made at `z_s`, a partl
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
-from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
-from dmmd_jax.diffusion.processes import Masked, Process, expand, spread
-from dmmd_jax.positions import Deferred, map_positions, mean_positions
+from dmmd_jax.diffusion.categorical import entropy, mean_where, truncate
+from dmmd_jax.diffusion.processes import expand
+from dmmd_jax.distillation import updates
+from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.rollout import Rollout, Steps, rollout
+from dmmd_jax.positions import Deferred, mean_positions
+from dmmd_jax.rules import Choice, Real, setting
 
 DIFFUSION_LOSSES = {
   "cross_entropy": losses.cross_entropy,
@@ -31,16 +35,13 @@ WEIGHTS = {"constant": losses.constant_weight, "elbo": losses.elbo_weight}
 
 
 @dataclasses.dataclass(frozen=True)
-class DMMD:
-  """The choices of D-MMD; the defaults are the paper's.
+class Objective(Steps):
+  """The choices of the losses of D-MMD; the defaults are the paper's.
 
-  `prediction` is what all three networks' outputs mean, `mean` or `leave_one_out`; the latter
-  goes with the `bound` of a process other than the masked one (paper, Appendix D).
+  The `prediction` `leave_one_out` goes with the `bound` of a process other than the masked one
+  (paper, Appendix D).
   """
 
-  process: Process
-  # k, the number of sampling steps that the student is distilled for: t - s < 1/k.
-  steps: int = 8
   # L_s of Eq. 9, one of DIFFUSION_LOSSES.
   loss: str = "cross_entropy"
   # "soft": the student's p, of lower variance, for the masked process only; "hard": its sample.
@@ -53,16 +54,6 @@ class DMMD:
   temperature: float = 1.0
   top_p: float = 1.0
   top_p_penalty: float = 2.0
-  # z_s ~ q(z_s | z_t, x) ("posterior"), or q(z_s | x) ("forward": IDLM, arXiv 2602.19066).
-  renoise: str = "posterior"
-  # True: t = 1 always, the one-step setting of DiMO (arXiv 2503.15457).
-  from_prior: bool = False
-  prediction: str = "mean"
-  # Blocks of a sequence, each at a time of its own (block-autoregressive diffusion).
-  num_blocks: int = 1
-  # Times of a batch that are independent, as all pairs of a batch need them, in place of times that
-  # cover [0, 1] evenly, which are better for a mean over single examples.
-  independent_times: bool = False
 
 
 class Networks(NamedTuple):
@@ -76,82 +67,8 @@ class Networks(NamedTuple):
   auxiliary: Callable[[object, jax.Array, jax.Array], jax.Array | Deferred]  # (phi, z, t)
 
 
-class Rollout(NamedTuple):
-  """One step of the student: its prediction at `z_t`, a sample `x` of it, and `z_s`.
-
-  `log_mean` `[B, ..., K]` is the law of `x`, `log_p` what the losses at `z_s` take in its place
-  (`laws`); both are differentiable in the student's parameters, `x` and `z_s` are not.
-  """
-
-  z_t: jax.Array
-  t: jax.Array
-  log_p: jax.Array | Deferred
-  log_mean: jax.Array | Deferred
-  x: jax.Array
-  z_s: jax.Array
-  s: jax.Array
-
-
-def corrupt(
-  method: DMMD, x_data: jax.Array, key: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Draws `s`, `t` within `1/steps` above it (or 1), and `z_t ~ q(z_t | x_data)`: `z_t, s, t`."""
-  time_key, step_key, corrupt_key = jax.random.split(key, 3)
-  draw = losses.independent_times if method.independent_times else losses.sample_times
-  s = draw(time_key, x_data.shape[0] * method.num_blocks)
-  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, s.shape) / method.steps)
-  if method.from_prior:
-    t = jnp.ones_like(s)
-  s, t = (spread(times, method.num_blocks, x_data.shape[1]) for times in (s, t))
-  return method.process.corrupt(corrupt_key, x_data, t), s, t
-
-
-def laws(
-  method: DMMD, log_x_hat: jax.Array | Deferred, z_t: jax.Array, t: jax.Array
-) -> tuple[jax.Array | Deferred, jax.Array | Deferred]:
-  """`log_p` and `log_mean` of a rollout, from the student's prediction `[B, ..., K]` at `z_t`.
-
-  `log_mean` is the law that `x` is drawn from. `log_p` is the soft target of the losses at `z_s`.
-  The bound weighs it with `q(z_s | x)` itself, so that it wants what is known of `x` but for that:
-  after a posterior step the `leave_one_out` prediction at `z_t`, which the step combines with
-  `z_t`; after forward renoising, where `z_s` depends on `x` alone, the law of `x`.
-  """
-  log_mean = log_x_hat
-  # A network may say anything of visible tokens; only renoised from scratch do they take part.
-  visible = method.renoise == "forward" and isinstance(method.process, Masked)
-  if visible or method.prediction == "leave_one_out":
-    log_mean = Deferred(method.process.to_mean, (log_x_hat, z_t, t))
-  return (log_mean if method.renoise == "forward" else log_x_hat), log_mean
-
-
-def rollout(
-  method: DMMD,
-  student: Callable,
-  eta: object,
-  x_data: jax.Array,
-  key: jax.Array,
-  num_noises: int = 1,
-) -> Rollout:
-  """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
-
-  With more noises every `z_t` is seen by so many students that differ in their noise only: all
-  arrays are `[B * num_noises, ...]`, an example's own in a row (and so on one device).
-  """
-  process = method.process
-  corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
-  start = corrupt(method, x_data, corrupt_key)
-  z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
-  log_p, log_mean = laws(method, student(eta, z_t, t, noise_key), z_t, t)
-  x = map_positions(draw, log_mean, uniforms(x_key, z_t.shape))
-  if method.renoise == "forward":
-    z_s = process.corrupt(z_key, x, s)
-  else:
-    z_s = process.sample_posterior(z_key, z_t, x, s, t)
-  return Rollout(z_t, t, log_p, log_mean, x, z_s, s)
-
-
 def dmmd_losses(
-  method: DMMD, networks: Networks, phi: object, r: Rollout
+  method: Objective, networks: Networks, phi: object, r: Rollout
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
   """Generator loss (Eq. 11), auxiliary loss (Eq. 12) and metrics of one rollout of the student.
 
@@ -175,7 +92,7 @@ def dmmd_losses(
 
 @jax.named_scope("vocabulary")
 def _losses_of_position(
-  method: DMMD,
+  method: Objective,
   log_theta: jax.Array,
   log_phi: jax.Array,
   log_p: jax.Array,
@@ -201,3 +118,118 @@ def _losses_of_position(
   auxiliary = loss(target, log_phi) + method.teacher_weight * loss(theta, log_phi)
   gap = (theta * (log_theta - log_phi)).sum(-1)
   return (generator, auxiliary), (entropy(log_mean), gap)
+
+
+@dataclasses.dataclass(frozen=True)
+class DMMDSettings:
+  """The section `distill.dmmd` of a config."""
+
+  loss: str = setting("cross_entropy", Choice(tuple(DIFFUSION_LOSSES)), "L_s of Eq. 9.")
+  auxiliary_target: str = setting(
+    "soft",
+    Choice(("soft", "hard")),
+    "soft: p, of lower variance, masked only | hard: a sample of p.",
+  )
+  teacher_weight: float = setting(1.0, Real("[0, 1000]"), "lambda of Eq. 12.")
+  weight: str = setting("constant", Choice(tuple(WEIGHTS)), "w(s).")
+  renoise: str = setting(
+    "posterior",
+    Choice(("posterior", "forward")),
+    "posterior: z_s ~ q(z_s | z_t, x) | forward: z_s ~ q(z_s | x), as in IDLM.",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DMMD:
+  """Discrete Moment Matching Distillation (arXiv 2603.20155)."""
+
+  parts: Parts
+  dmmd: DMMDSettings = dataclasses.field(default_factory=DMMDSettings)
+
+  @property
+  def batches_per_step(self) -> int:
+    return updates.batches_per_step(self.parts.training)
+
+  def init(self, key: jax.Array, teacher: Any) -> updates.State:
+    return updates.init(self.parts, key, teacher, auxiliary=True)
+
+  def step(self, state, batch, key: jax.Array):
+    return updates.update_both(self.parts, self.losses, state, batch, key)
+
+  def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
+    """Losses of student and auxiliary model, and metrics, on a rollout of its own."""
+    rollout_key, _ = jax.random.split(key)
+    networks = self.networks(theta, batch)
+    r = rollout(self.objective, networks.student, eta, batch.tokens, rollout_key)
+    return dmmd_losses(self.objective, networks, phi, r)
+
+  @property
+  def objective(self) -> Objective:
+    p, c = self.parts, self.dmmd
+    return Objective(
+      process=p.process,
+      steps=p.student_nfe,
+      from_prior=p.from_prior,
+      # The bound wants what networks say themselves, all else E[x | z_t].
+      prediction=p.prediction if c.loss == "bound" else "mean",
+      num_blocks=p.num_blocks,
+      temperature=p.temperature,
+      top_p=p.top_p,
+      top_p_penalty=p.top_p_penalty,
+      **dataclasses.asdict(c),
+    )
+
+  def networks(self, theta: Any, batch: Any) -> Networks:
+    """The three networks for a batch, in the meaning that the loss wants."""
+
+    def predictor(network):
+      network = network.given(batch)
+      own = self.objective.prediction == "leave_one_out"
+      return network.log_probs if own else network.log_mean
+
+    p = self.parts
+    return Networks(
+      teacher=functools.partial(predictor(p.teacher), theta),
+      student=predictor(p.student),
+      auxiliary=predictor(p.auxiliary),
+    )
+
+  @staticmethod
+  def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
+    """Processes other than the masked one have fewer choices."""
+    distill, c, process = config.distill, config.distill.dmmd, config.process.name
+    if c.weight == "elbo" and c.loss == "bound":
+      yield (
+        "distill.dmmd.weight is 'elbo' and distill.dmmd.loss is 'bound', which has that weight in"
+        " it: use distill.dmmd.weight='constant'"
+      )
+    if process == "masked":
+      return
+    if c.auxiliary_target != "hard":
+      yield (
+        f"distill.dmmd.auxiliary_target is 'soft' with the {process} process; there a sample and"
+        " z_s are dependent given z_t: use 'hard'"
+      )
+    if c.weight == "elbo":
+      yield (
+        f"distill.dmmd.weight is 'elbo' with the {process} process; it is the weight of the"
+        " masked bound: use 'constant'"
+      )
+    if c.loss != "bound":
+      return
+    if config.teacher.loss != "bound":
+      yield (
+        f"distill.dmmd.loss is 'bound' with the {process} process and a teacher trained with"
+        " cross-entropy; train it with teacher.loss='bound', or use"
+        " distill.dmmd.loss='cross_entropy'"
+      )
+    if distill.top_p != 1 or distill.temperature != 1:
+      yield (
+        "distill.temperature and distill.top_p act on E[x | z_t], which distill.dmmd.loss='bound'"
+        f" does not use with the {process} process; use distill.dmmd.loss='cross_entropy'"
+      )
+    if distill.teacher == "exact":
+      yield (
+        "distill.teacher='exact' gives E[x | z_t], which distill.dmmd.loss='bound' does not use"
+        f" with the {process} process; use distill.dmmd.loss='cross_entropy'"
+      )

@@ -20,46 +20,29 @@ relative: De Bortoli et al., arXiv 2502.02483.
 """
 
 import dataclasses
-import math
-from typing import NamedTuple
+import functools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dmmd_jax.diffusion.processes import Process
-from dmmd_jax.positions import Deferred, map_positions
+from dmmd_jax.diffusion.categorical import entropy, mean_where
+from dmmd_jax.diffusion.samplers import finish_sample
+from dmmd_jax.distillation import updates
+from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.rollout import Steps, corrupt
+from dmmd_jax.distillation.sequence_kernel import Kernel, Scale, agreement, kernel, smooth
+from dmmd_jax.positions import Deferred, map_positions, whole
+from dmmd_jax.rules import Choice, Items, Real, Row, Whole, setting
 
-
-class Scale(NamedTuple):
-  """Windows of `window` tokens, or `window x window` pixels with all channels, `stride` apart.
-
-  `window = 0` is the whole example. A bandwidth `h`, in tokens, is `c = exp(-1/h)`.
-  """
-
-  window: int
-  stride: int
-  bandwidths: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelScore:
-  """The choices of a kernel score.
-
-  The kernel is the sum over scales and bandwidths of the mean over windows of Hamming kernels. One
-  bandwidth is too sharp or too flat at one stage of training or another; small windows have a
-  gradient where the product over a whole image still vanishes.
-  """
-
-  process: Process
-  scales: tuple[Scale, ...] = (Scale(0, 1, (2.0, 8.0, 32.0)),)
-  # Ordered categories such as grey levels: 1[x = y] becomes exp(-(x - y)^2 / (2 bandwidth^2)), in
-  # categories; 0 leaves it.
-  category_bandwidth: float = 0.0
+_SCALE = Row(
+  ("window", "stride", "bandwidths"), (Whole(), Whole(1), Items(Real("[0.1, inf)"), distinct=True))
+)
 
 
 def conditional_score(
-  method: KernelScore,
+  c: Kernel,
   log_p: jax.Array | Deferred,
   x: jax.Array,
   z_t: jax.Array,
@@ -78,28 +61,28 @@ def conditional_score(
   def agreements(log_p, x, z_t):
     p = jnp.exp(log_p)
     p = p.reshape(len(x), -1, *p.shape[1:])
-    data = jax.nn.one_hot(x, method.process.num_categories)
+    data = jax.nn.one_hot(x, c.process.num_categories)
     # Every noise with its neighbour: independent pairs are all that unbiasedness asks for.
-    both = _agreement(method, p, jnp.roll(p, 1, axis=1)), _agreement(method, p, data[:, None])
-    decided = ~method.process.active(z_t)[:, None]
+    both = agreement(c, p, jnp.roll(p, 1, axis=1)), agreement(c, p, data[:, None])
+    decided = ~c.process.active(z_t)[:, None]
     both = tuple(jnp.where(decided, 1.0, a).reshape(log_p.shape[:-1]) for a in both)
     if blank is None:
       return both
-    of_pairs = jnp.einsum("n...k,m...k->n...m", jnp.exp(log_p), _smooth(method, data))
+    of_pairs = jnp.einsum("n...k,m...k->n...m", jnp.exp(log_p), smooth(c, data))
     return *both, of_pairs
 
   shape = x.shape[1:] if num_blocks == 1 else (x.shape[1] // num_blocks,)
   among, with_data, *of_pairs = map_positions(agreements, log_p, x, z_t)
-  among, with_data = (kernel(method, a.reshape(-1, *shape), len(shape)) for a in (among, with_data))
+  among, with_data = (kernel(c, a.reshape(-1, *shape), len(shape)) for a in (among, with_data))
   if blank is not None:
-    with_each = kernel(method, jnp.moveaxis(of_pairs[0], -1, 1), len(shape))
+    with_each = kernel(c, jnp.moveaxis(of_pairs[0], -1, 1), len(shape))
     with_all = jnp.where(blank, with_each, 0.0).sum(1) / jnp.maximum(blank.sum(), 1)
     with_data = jnp.where(jnp.repeat(blank, len(with_all) // len(x)), with_all, with_data)
   return (0.5 * among - with_data).mean()
 
 
 def marginal_mmd2(
-  method: KernelScore,
+  c: Kernel,
   log_p: jax.Array | Deferred,
   x: jax.Array,
   z_t: jax.Array,
@@ -110,9 +93,9 @@ def marginal_mmd2(
   `log_p` `[B, ..., K]`, `x` and `z_t` int `[B, ...]`; all pairs of different examples, so that row
   `i` of `z_t` may come from row `i` of `x`. Examples are `num_blocks` rows each, which may depend
   on one another; whole examples must not, so their times are drawn independently
-  (`DMMD.independent_times`): with times that cover [0, 1] evenly the estimate is biased.
+  (`Steps.independent_times`): with times that cover [0, 1] evenly the estimate is biased.
   """
-  num_categories, size = method.process.num_categories, len(x)
+  num_categories, size = c.process.num_categories, len(x)
   example = jnp.arange(size) // num_blocks
   others = example[:, None] != example
 
@@ -120,57 +103,160 @@ def marginal_mmd2(
     """Of all pairs of examples, `[B, positions, ..., B]`: two of students, of data, of both."""
     data = jax.nn.one_hot(x, num_categories)
     # What is decided is a certain token.
-    undecided = method.process.active(z_t)[..., None]
+    undecided = c.process.active(z_t)[..., None]
     p = jnp.where(undecided, jnp.exp(log_p), jax.nn.one_hot(z_t, num_categories))
     pairs = (p, p), (data, data), (p, data)
-    return tuple(jnp.moveaxis(_agreement(method, a[:, None], b[None]), 1, -1) for a, b in pairs)
+    return tuple(jnp.moveaxis(agreement(c, a[:, None], b[None]), 1, -1) for a, b in pairs)
 
-  def mean_over_others(agreement):
-    values = kernel(method, jnp.moveaxis(agreement, -1, 1), z_t.ndim - 1)
+  def mean_over_others(of_pairs):
+    values = kernel(c, jnp.moveaxis(of_pairs, -1, 1), z_t.ndim - 1)
     return jnp.where(others, values, 0.0).sum() / (size * (size - num_blocks))
 
   student, data, both = map(mean_over_others, map_positions(agreements, log_p, x, z_t))
   return student + data - 2.0 * both
 
 
-def kernel(method: KernelScore, agreement: jax.Array, num_axes: int) -> jax.Array:
-  """Kernel values `[...]` of agreements in [0, 1] of tokens, `[..., D]` or `[..., H, W, C]`.
+@dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+  """The section `distill.score` of a config."""
 
-  `num_axes` is 1 or 3. Products are exponentials of sums of logarithms, windows windowed sums.
-  """
-  sides = agreement.shape[-num_axes:][:2]
-  batch = agreement.shape[:-num_axes]
-  total = 0.0
-  for scale in method.scales:
-    inside = [jnp.asarray(_windows(side, scale.window, scale.stride)) for side in sides]
-    for bandwidth in scale.bandwidths:
-      # log(c + (1 - c) a), accurate where c is near 1, finite where c vanishes in float32
-      logs = jnp.log1p(max(math.expm1(-1.0 / bandwidth), 1e-7 - 1.0) * (1.0 - agreement))
-      if num_axes == 3:
-        sums = jnp.einsum("...hwc,hi,wj->...ij", logs, *inside, precision="highest")
-      else:
-        sums = jnp.matmul(logs, inside[0], precision="highest")
-      total += jnp.exp(sums).reshape(*batch, -1).mean(-1)
-  return total
-
-
-def _windows(side: int, window: int, stride: int) -> np.ndarray:
-  """Which of `side` positions are in which window, float32 `[side, windows]` of zeros and ones."""
-  window = window or side
-  starts = np.arange(0, side - window + 1, stride)
-  offset = np.arange(side)[:, None] - starts
-  return ((offset >= 0) & (offset < window)).astype(np.float32)
-
-
-def _agreement(method: KernelScore, p: jax.Array, q: jax.Array) -> jax.Array:
-  """`<p_d, G q_d>` of probabilities `[..., K]`, with `G` the kernel on categories."""
-  return (p * _smooth(method, q)).sum(-1)
+  objective: str = setting(
+    "conditional",
+    Choice(("conditional", "pooled", "marginal")),
+    "conditional: given z_t, strictly proper | pooled: so, but those at t = 1 share data |"
+    " marginal: MMD^2 of a batch.",
+  )
+  num_noises: int = setting(
+    2, Whole(1, 1000), "Student evaluations per z_t, each with noise of its own."
+  )
+  target: str = setting(
+    "data",
+    Choice(("data", "teacher")),
+    "What outputs are compared with: the example that z_t came from | samples of the teacher.",
+  )
+  target_nfe: int = setting(16, Whole(1, 2**24), "Steps in which the teacher samples.")
+  scales: tuple = setting(
+    ((0, 1, (2.0, 8.0, 32.0)),),
+    Items(_SCALE),
+    "Kernels that are summed: window (0: all), stride, and bandwidths, in tokens or pixels.",
+  )
+  category_bandwidth: float = setting(
+    0.0, Real("[0, inf)"), "Grey levels that count as near; 0: equal or not."
+  )
 
 
-def _smooth(method: KernelScore, q: jax.Array) -> jax.Array:
-  """`G q_d` of probabilities `[..., K]`."""
-  if not method.category_bandwidth:
-    return q
-  categories = jnp.arange(q.shape[-1], dtype=jnp.float32)
-  distance = (categories[:, None] - categories) / method.category_bandwidth
-  return jnp.matmul(q, jnp.exp(-0.5 * distance**2), precision="highest")
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """The kernel score of a student's outputs, against data or samples of the teacher."""
+
+  parts: Parts
+  settings: ScoreSettings
+
+  @property
+  def independent_times(self) -> bool:
+    """Whether all pairs of a batch are compared."""
+    return self.settings.objective == "marginal"
+
+  def __call__(self, theta, log_mean, batch, z_t, t, key: jax.Array) -> jax.Array:
+    """The mean score; `log_mean`, `z_t` and `t` are those of all noises, as a rollout has them.
+
+    `batch` is the data that `z_t` came from.
+    """
+    p, s = self.parts, self.settings
+    c = Kernel(p.process, tuple(Scale(*scale) for scale in s.scales), s.category_bandwidth)
+    x, blocks = batch.tokens, p.num_blocks
+    z_t, t = z_t[:: s.num_noises], t[:: s.num_noises]
+    if s.target == "teacher":
+      predict = functools.partial(p.teacher.given(batch).log_mean, theta)
+      x = finish_sample(
+        predict, p.process, key, z_t, t, s.target_nfe, p.temperature, p.top_p
+      ).tokens
+    if s.objective != "marginal":
+      blank = t >= 1.0 if s.objective == "pooled" else None
+      return conditional_score(c, log_mean, x, z_t, blocks, blank)
+    log_mean = Deferred(lambda a: a[:: s.num_noises], (log_mean,))
+    if blocks > 1:
+      # Blocks as examples of their own: their laws, given the blocks before, are what is matched.
+      log_mean = whole(log_mean)
+      rows = len(x) * blocks
+      log_mean, x, z_t = (a.reshape(rows, -1, *a.shape[2:]) for a in (log_mean, x, z_t))
+    return marginal_mmd2(c, log_mean, x, z_t, blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelScore:
+  """The kernel score alone (ours): no auxiliary model, and no teacher but where its samples are."""
+
+  parts: Parts
+  score: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
+
+  batches_per_step = 1
+
+  def init(self, key: jax.Array, teacher: Any) -> updates.State:
+    return updates.init(self.parts, key, teacher, keep_teacher=self.score.target == "teacher")
+
+  def step(self, state, batch, key: jax.Array):
+    return updates.update_student_by(self.parts, self.loss, state, batch, key)
+
+  def loss(self, eta, theta, batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    p, score = self.parts, Score(self.parts, self.score)
+    steps = Steps(
+      p.process,
+      p.student_nfe,
+      from_prior=p.from_prior,
+      num_blocks=p.num_blocks,
+      independent_times=score.independent_times,
+    )
+    corrupt_key, noise_key, score_key = jax.random.split(key, 3)
+    start = corrupt(steps, batch.tokens, corrupt_key)
+    z_t, _, t = (jnp.repeat(part, self.score.num_noises, axis=0) for part in start)
+    log_p = p.student.given(batch).log_mean(eta, z_t, t, noise_key)
+    value = score(theta, log_p, batch, z_t, t, score_key)
+    entropies = map_positions(entropy, log_p)
+    of_active = mean_where(entropies, p.process.active(z_t))
+    return value, {"kernel_score_loss": value, "entropy": of_active}
+
+  @staticmethod
+  def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
+    distill = config.distill
+    asked = distill.score.target == "teacher"
+    if not asked and (distill.temperature, distill.top_p, distill.guidance) != (1, 1, 0):
+      yield (
+        "distill.temperature, distill.top_p and distill.guidance act on the teacher, which the"
+        " kernel score against data does not ask: leave them at 1, 1 and 0, or use"
+        " distill.score.target='teacher'"
+      )
+    yield from score_problems(config, shape)
+
+
+def score_problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
+  """What a kernel score does not go together with, in any method that has one."""
+  distill, score = config.distill, config.distill.score
+  block = config.network.get("block", 0)
+  if score.objective != "marginal" and score.num_noises < 2:
+    yield (
+      "distill.score.num_noises is 1; the conditional kernel score compares outputs of at least 2"
+    )
+  if score.objective == "pooled" and block:
+    yield (
+      f"distill.score.objective is 'pooled' and network.block is {block}; blocks depend on those"
+      " before them: use 'conditional'"
+    )
+  examples = distill.batch_size // distill.microbatches
+  if score.objective == "marginal" and examples < 2:
+    yield (
+      f"distill.batch_size / distill.microbatches is {examples}; the marginal kernel score"
+      " compares at least 2 examples"
+    )
+  if score.category_bandwidth and len(shape) != 3:
+    yield (
+      f"distill.score.category_bandwidth is {score.category_bandwidth}; the tokens of"
+      f" {config.dataset.name} have no order: set it to 0"
+    )
+  shortest = block or min(shape[:2])
+  for scale in score.scales:
+    if scale[0] > shortest:
+      yield (
+        f"distill.score.scales has {scale}; expected 0 <= window <= {shortest} for"
+        f" {config.dataset.name}"
+      )

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from dmmd_jax import parallel, training
+from dmmd_jax import optimization, parallel, training
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.diffusion.samplers import Samples, sample_autoregressively
 from dmmd_jax.metrics import gradient_moment
@@ -76,7 +76,7 @@ def run(
   """Trains a causal transformer on the data set for `config.reference.num_steps` steps."""
   c = config.reference
   module = make_module(config, dataset)
-  optimizer = training.make_optimizer(c.optimizer, c.num_steps)
+  optimizer = optimization.make_optimizer(c.optimizer, c.num_steps)
 
   def loss(params, batch, key):
     return token_nll(module, params, batch.tokens).mean()

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from dmmd_jax import training
+from dmmd_jax import optimization, training
 from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.processes import spread
@@ -27,7 +27,7 @@ from dmmd_jax.records import Sources, depends
 class TeacherState:
   """`ema` is the average of the parameters, which other phases use."""
 
-  model: training.Trainable
+  model: optimization.Trainable
   ema: Any
 
 
@@ -37,7 +37,7 @@ def run(
   """Trains a denoiser on the data set for `config.teacher.num_steps` steps."""
   c = config.teacher
   denoiser = build.make_denoiser(config, dataset)
-  optimizer = training.make_optimizer(c.optimizer, c.num_steps)
+  optimizer = optimization.make_optimizer(c.optimizer, c.num_steps)
 
   job = training.Job(
     name="teacher",
@@ -66,7 +66,7 @@ def trained(
 
 
 def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:
-  return TeacherState(training.Trainable.create(params, optimizer), params)
+  return TeacherState(optimization.Trainable.create(params, optimizer), params)
 
 
 def make_step(config, denoiser: Denoiser, optimizer: optax.GradientTransformation):
@@ -91,14 +91,14 @@ def supervised_step(loss, optimizer: optax.GradientTransformation, config, in_bi
     return value, {"loss": value}
 
   def step(state, batch, key):
-    grads, metrics = training.gradients(
+    grads, metrics = optimization.gradients(
       loss_and_metrics, state.model.params, batch, key, config.microbatches
     )
     model = state.model.update(grads, optimizer)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     if in_bits:
       metrics["bits_per_token"] = metrics["loss"] / jnp.log(2.0)
-    return TeacherState(model, training.average(state.ema, model, config.ema)), metrics
+    return TeacherState(model, optimization.average(state.ema, model, config.ema)), metrics
 
   return step
 

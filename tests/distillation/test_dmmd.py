@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from dmmd_jax.diffusion import processes
-from dmmd_jax.distillation import dmmd
+from dmmd_jax.distillation import dmmd, rollout
 from dmmd_jax.positions import whole
 
 K, D, B = 4, 6, 16
-MASKED = dmmd.DMMD(processes.Masked(K))
-UNIFORM = dmmd.DMMD(processes.Uniform(K), auxiliary_target="hard")
+MASKED = dmmd.Objective(processes.Masked(K))
+UNIFORM = dmmd.Objective(processes.Uniform(K), auxiliary_target="hard")
 VARIANTS = [
   MASKED,
   UNIFORM,
@@ -54,7 +54,7 @@ NETWORKS = dmmd.Networks(teacher, network, network)
 
 
 def losses(method, eta, phi, x, key):
-  return dmmd.dmmd_losses(method, NETWORKS, phi, dmmd.rollout(method, network, eta, x, key))
+  return dmmd.dmmd_losses(method, NETWORKS, phi, rollout.rollout(method, network, eta, x, key))
 
 
 def largest(tree):
@@ -96,7 +96,7 @@ def test_student_at_rest_where_auxiliary_equals_teacher(method):
 def test_losses_are_equations_11_and_12():
   method = dataclasses.replace(MASKED, teacher_weight=0.7, weight="elbo")
   generator, auxiliary, _ = losses(method, ETA, PHI, X, KEY)
-  r = dmmd.rollout(method, network, ETA, X, KEY)
+  r = rollout.rollout(method, network, ETA, X, KEY)
   log_theta, log_phi = teacher(r.z_s, r.s), network(PHI, r.z_s, r.s)
   p, theta = jnp.exp(whole(r.log_p)), jnp.exp(log_theta)
   m = (r.z_s == K)[..., None] / r.s[:, None, None]  # the masked positions and 1/s of `linear`
@@ -112,7 +112,7 @@ def test_squared_error_gives_twice_the_gradient_of_continuous_moment_matching():
     method = dataclasses.replace(method, loss="squared_error")
 
     def moment_matching(eta, method=method):
-      r = dmmd.rollout(method, network, eta, X, KEY)
+      r = rollout.rollout(method, network, eta, X, KEY)
       gap = jnp.exp(network(PHI, r.z_s, r.s)) - jnp.exp(teacher(r.z_s, r.s))
       counts = method.process.active(r.z_s)[..., None]
       return (counts * jnp.exp(whole(r.log_p)) * jax.lax.stop_gradient(gap)).sum() / (B * D)
@@ -140,7 +140,7 @@ def test_soft_and_hard_auxiliary_targets_agree_in_expectation_when_masked():
 
 def test_rollout_times_and_states():
   for method in VARIANTS:
-    r = dmmd.rollout(method, network, ETA, X, KEY)
+    r = rollout.rollout(method, network, ETA, X, KEY)
     assert (r.s <= r.t).all() and (r.t <= 1).all()
     if method.from_prior:
       assert (r.t == 1).all()
@@ -163,7 +163,7 @@ def test_the_teacher_is_distilled_as_it_would_be_sampled():
 
 
 def test_more_noises_see_the_same_corrupted_data():
-  r = dmmd.rollout(MASKED, network, ETA, X, KEY, num_noises=3)
+  r = rollout.rollout(MASKED, network, ETA, X, KEY, num_noises=3)
   assert r.z_t.shape == (3 * B, D)
   z_t, log_mean = (a.reshape(B, 3, *a.shape[1:]) for a in (r.z_t, whole(r.log_mean)))
   assert (z_t == z_t[:, :1]).all() and (r.t.reshape(B, 3) == r.t[::3, None]).all()
@@ -174,7 +174,7 @@ def test_more_noises_see_the_same_corrupted_data():
 
 
 def test_defaults_are_the_papers():
-  assert dmmd.DMMD(MASKED.process) == dmmd.DMMD(
+  assert dmmd.Objective(MASKED.process) == dmmd.Objective(
     MASKED.process,
     steps=8,
     loss="cross_entropy",
@@ -190,12 +190,12 @@ def test_defaults_are_the_papers():
     num_blocks=1,
     independent_times=False,
   )
-  assert dmmd.DMMD(MASKED.process) == MASKED
+  assert dmmd.Objective(MASKED.process) == MASKED
 
 
 def test_times_and_states_of_a_corruption():
   x = jnp.zeros((4000, D), int)
-  z_t, s, t = dmmd.corrupt(dataclasses.replace(MASKED, steps=4), x, KEY)
+  z_t, s, t = rollout.corrupt(dataclasses.replace(MASKED, steps=4), x, KEY)
   np.testing.assert_allclose(np.diff(np.sort(s)), 1 / 4000, atol=1e-6)
   inner = np.asarray(s) < 0.75
   steps = np.asarray(t - s)[inner]
@@ -206,13 +206,13 @@ def test_times_and_states_of_a_corruption():
   np.testing.assert_allclose((z_t == K).mean(1)[t == 1.0], 1.0)
   early = (z_t == K)[t < 0.3].mean()
   np.testing.assert_allclose(early, t[t < 0.3].mean(), atol=0.02)  # at t, not at s
-  _, s, t = dmmd.corrupt(dataclasses.replace(MASKED, independent_times=True), x, KEY)
+  _, s, t = rollout.corrupt(dataclasses.replace(MASKED, independent_times=True), x, KEY)
   assert np.diff(np.sort(s)).std() > 1e-4 and (t >= s).all()
 
 
 def test_blocks_have_times_of_their_own():
   method = dataclasses.replace(MASKED, num_blocks=2)
-  z_t, s, t = dmmd.corrupt(method, X, KEY)
+  z_t, s, t = rollout.corrupt(method, X, KEY)
   assert z_t.shape == s.shape == t.shape == (B, D)
   for times in (s, t):
     halves = times.reshape(B, 2, D // 2)
@@ -222,7 +222,7 @@ def test_blocks_have_times_of_their_own():
 
 def test_metrics_are_means_over_what_is_masked():
   method = dataclasses.replace(MASKED, temperature=0.6, top_p=0.5, top_p_penalty=3.0)
-  r = dmmd.rollout(method, network, ETA, X, KEY)
+  r = rollout.rollout(method, network, ETA, X, KEY)
   generator, auxiliary, metrics = dmmd.dmmd_losses(method, NETWORKS, PHI, r)
   p, at_t = np.exp(np.asarray(whole(r.log_mean), np.float64)), np.asarray(r.z_t == K)
   np.testing.assert_allclose(metrics["entropy"], -(p * np.log(p)).sum(-1)[at_t].mean(), rtol=1e-5)
@@ -252,6 +252,6 @@ def test_metrics_are_means_over_what_is_masked():
 
 
 def test_every_draw_of_a_rollout_moves_with_its_key():
-  r, again = (dmmd.rollout(UNIFORM, network, ETA, X, key) for key in jax.random.split(KEY))
+  r, again = (rollout.rollout(UNIFORM, network, ETA, X, key) for key in jax.random.split(KEY))
   assert (r.s != again.s).all() and (r.x != again.x).any() and (r.z_s != again.z_s).any()
   assert r.x.dtype == jnp.int32

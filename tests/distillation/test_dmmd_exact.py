@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmmd_jax.diffusion import processes, schedules
-from dmmd_jax.distillation import dmmd
+from dmmd_jax.distillation import dmmd, rollout
 from dmmd_jax.positions import whole
 from tests import enumeration
 
@@ -103,11 +103,13 @@ def losses(method, cases, table, log_theta, log_phi, monkeypatch):
   monkeypatch.setitem(dmmd.WEIGHTS, "probability", lambda process, s: weight)
   method = dataclasses.replace(method, weight="probability")
   z = enumeration.sequences(process.num_states, D)
-  log_p, log_mean = dmmd.laws(method, jnp.log(table), jnp.asarray(z), jnp.full(len(z), T))
+  log_p, log_mean = rollout.laws(method, jnp.log(table), jnp.asarray(z), jnp.full(len(z), T))
   n, i = len(cases.probs), cases.index[0]
   arrays = (jnp.asarray(a) for a in (cases.z_t, cases.x, cases.z_s))
   z_t, x, z_s = arrays
-  r = dmmd.Rollout(z_t, jnp.full(n, T), whole(log_p)[i], whole(log_mean)[i], x, z_s, jnp.full(n, S))
+  r = rollout.Rollout(
+    z_t, jnp.full(n, T), whole(log_p)[i], whole(log_mean)[i], x, z_s, jnp.full(n, S)
+  )
   networks = dmmd.Networks(
     lookup(process, log_theta), None, lambda phi, z, t: lookup(process, phi)(z, t)
   )
@@ -143,7 +145,7 @@ def test_losses_are_expectations_over_all_cases(process, renoise, loss, target, 
     expected_generator = cases.mean((of_theta - of_phi)[at])
   else:
     expected_generator = cases.mean((cases.law[start] * (of_theta - of_phi)[step]).sum(-1))
-  method = dmmd.DMMD(
+  method = dmmd.Objective(
     process,
     loss=loss,
     auxiliary_target=target,
@@ -170,7 +172,7 @@ def test_an_exact_student_is_a_fixed_point(process, renoise, loss, target, monke
     mean, left_out = enumeration.predictions(process, data, z, time)
     exact[time] = left_out if meaning == "leave_one_out" else np.maximum(mean, 1e-30)
   cases = Cases(process, renoise, meaning, exact[T], data)
-  method = dmmd.DMMD(
+  method = dmmd.Objective(
     process, loss=loss, auxiliary_target=target, renoise=renoise, prediction=meaning
   )
 
@@ -207,9 +209,9 @@ def test_a_rollout_of_an_exact_student_has_the_law_of_the_data(process, renoise,
       return jnp.where(process.active(z)[..., None], log_x, jnp.log(jnp.array([0.1, 0.1, 0.8])))
     return log_x if meaning == "leave_one_out" else process.to_mean(log_x, z, t)
 
-  method = dmmd.DMMD(process, steps=2, renoise=renoise, prediction=meaning)
+  method = dmmd.Objective(process, steps=2, renoise=renoise, prediction=meaning)
   x_data = np.random.default_rng(0).choice(K, size=(n, 1), p=data)
-  r = dmmd.rollout(method, student, None, jnp.asarray(x_data), jax.random.key(0))
+  r = rollout.rollout(method, student, None, jnp.asarray(x_data), jax.random.key(0))
   error = 5 * 0.5 / np.sqrt(n)
   if renoise == "forward" or not masked:
     np.testing.assert_allclose(np.bincount(r.x[:, 0]) / n, data, atol=error)

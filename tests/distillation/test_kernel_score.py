@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from dmmd_jax.diffusion import processes
-from dmmd_jax.distillation.kernel_score import (
-  KernelScore,
-  Scale,
-  conditional_score,
-  kernel,
-  marginal_mmd2,
-)
+from dmmd_jax.distillation.kernel_score import conditional_score, marginal_mmd2
+from dmmd_jax.distillation.sequence_kernel import Kernel, Scale, kernel
 
 K, D, B, M = 3, 4, 5, 3
 MASKED = processes.Masked(K)
@@ -69,7 +64,7 @@ def in_rows(log_p):
 @pytest.mark.parametrize("process", [MASKED, processes.Uniform(K)], ids=["masked", "uniform"])
 def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
   log_p, x, z_t = make_inputs(process)
-  method = KernelScore(process, SCALES, category_bandwidth)
+  method = Kernel(process, SCALES, category_bandwidth)
   gram = np.array([[plain_kernel(a, b, SCALES, category_bandwidth) for b in EVERY] for a in EVERY])
   laws = np.array([[law(log_p[m, b], z_t[b], process) for b in range(B)] for m in range(M)])
   index = [int(np.flatnonzero((row == EVERY).all(1))[0]) for row in x]
@@ -113,19 +108,17 @@ def test_blank_examples_are_compared_with_the_data_of_all_of_them(process):
     ]
   )
   args = in_rows(jnp.asarray(log_p, jnp.float32)), jnp.asarray(x), jnp.asarray(z_t)
-  score = conditional_score(KernelScore(process, SCALES), *args, blank=jnp.asarray(blank))
+  score = conditional_score(Kernel(process, SCALES), *args, blank=jnp.asarray(blank))
   np.testing.assert_allclose(score, expected, rtol=1e-5)
-  none = conditional_score(KernelScore(process, SCALES), *args, blank=jnp.zeros(B, bool))
-  np.testing.assert_allclose(
-    none, conditional_score(KernelScore(process, SCALES), *args), rtol=1e-6
-  )
+  none = conditional_score(Kernel(process, SCALES), *args, blank=jnp.zeros(B, bool))
+  np.testing.assert_allclose(none, conditional_score(Kernel(process, SCALES), *args), rtol=1e-6)
 
 
 def test_image_windows_hold_all_channels():
   rng = np.random.default_rng(0)
   agreement = rng.random((2, 4, 6, 3))
   scales = (Scale(2, 2, (1.5,)), Scale(0, 1, (4.0,)))
-  found = kernel(KernelScore(MASKED, scales), jnp.asarray(agreement, jnp.float32), 3)
+  found = kernel(Kernel(MASKED, scales), jnp.asarray(agreement, jnp.float32), 3)
   c, c_all = math.exp(-1 / 1.5), math.exp(-1 / 4)
   windows = [
     (c + (1 - c) * agreement[:, h : h + 2, w : w + 2]).prod((1, 2, 3))
@@ -139,7 +132,7 @@ def test_image_windows_hold_all_channels():
 @pytest.mark.parametrize("objective", ["conditional", "marginal"])
 def test_gradients_are_those_of_finite_differences(objective):
   log_p, x, z_t = make_inputs(MASKED, seed=1)
-  method = KernelScore(MASKED, SCALES)
+  method = Kernel(MASKED, SCALES)
 
   with jax.enable_x64(True):
 
@@ -165,7 +158,7 @@ def test_the_score_is_strictly_proper_on_a_grid_of_mixtures():
 
   Its noise is a choice of the pattern; expectations over it are taken exactly.
   """
-  method = KernelScore(processes.Masked(2), (Scale(0, 1, (1.0, 4.0)),))
+  method = Kernel(processes.Masked(2), (Scale(0, 1, (1.0, 4.0)),))
   patterns = jnp.asarray([[0, 0, 1], [1, 1, 0]])
   z_t = jnp.full((1, 3), 2)
 
@@ -203,7 +196,7 @@ def test_marginal_pairs_are_of_different_examples():
     ]
   )
   args = jnp.asarray(log_p, jnp.float32), jnp.asarray(x), jnp.asarray(z_t)
-  found = marginal_mmd2(KernelScore(MASKED, SCALES), *args, num_blocks=2)
+  found = marginal_mmd2(Kernel(MASKED, SCALES), *args, num_blocks=2)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -211,7 +204,7 @@ def test_marginal_pairs_are_of_different_examples():
 def test_kernels_and_gradients_of_every_bandwidth(bandwidth):
   """Below 0.06 c is 0 in float32, and its logarithm was not a number in every other window."""
   rows = np.array([[0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.5], [1.0, 1.0, 1.0, 1.0]])
-  method = KernelScore(MASKED, (Scale(2, 1, (bandwidth,)),))
+  method = Kernel(MASKED, (Scale(2, 1, (bandwidth,)),))
   c = math.exp(-1.0 / bandwidth)
   tokens = c + (1 - c) * rows
   values, grads = jax.vmap(jax.value_and_grad(lambda a: kernel(method, a, 1)))(jnp.asarray(rows))
@@ -225,7 +218,7 @@ def test_kernels_and_gradients_of_every_bandwidth(bandwidth):
 
 def test_windows_are_strided_and_do_not_overhang():
   """Of 7 tokens windows of 3 begin at 0, 2 and 4: each token that differs costs its windows."""
-  method = KernelScore(MASKED, (Scale(3, 2, (1.0,)),))
+  method = Kernel(MASKED, (Scale(3, 2, (1.0,)),))
   c = math.exp(-1.0)
   found = kernel(method, 1.0 - jnp.eye(7), 1)
   in_windows = np.array([1, 1, 2, 1, 2, 1, 1])
@@ -234,4 +227,4 @@ def test_windows_are_strided_and_do_not_overhang():
 
 
 def test_defaults_are_the_documented_ones():
-  assert KernelScore(MASKED) == KernelScore(MASKED, ((0, 1, (2.0, 8.0, 32.0)),), 0.0)
+  assert Kernel(MASKED) == Kernel(MASKED, ((0, 1, (2.0, 8.0, 32.0)),), 0.0)

@@ -71,17 +71,17 @@ def combinations(config: ConfigDict) -> dict[str, dict[str, str]]:
   shape = len(config.dataset.get("shape", (8, 8, 1) if name == "digits" else (1,)))
   uvit, score = config.network.name == "uvit", config.distill.method == "kernel_score"
   uniform = {"process.name": "uniform", "distill.method": "dmmd"}
-  hard = uniform | {"distill.auxiliary_target": "hard"}
+  hard = uniform | {"distill.dmmd.auxiliary_target": "hard"}
   found = {
     "heads": {"network.width": "100", "network.heads": "7"},
     "guidance": {"network.classes": "False", "distill.guidance": "2.0"},
     "one sample": {"evaluate.sample_batch_size": "1"},
     "microbatches": {"teacher.batch_size": "64", "teacher.microbatches": "7"},
-    "soft target": uniform | {"distill.auxiliary_target": "soft"},
-    "elbo": hard | {"distill.weight": "elbo", "teacher.loss": "bound"},
-    "bound": hard | {"distill.loss": "bound", "teacher.loss": "cross_entropy"},
+    "soft target": uniform | {"distill.dmmd.auxiliary_target": "soft"},
+    "elbo": hard | {"distill.dmmd.weight": "elbo", "teacher.loss": "bound"},
+    "bound": hard | {"distill.dmmd.loss": "bound", "teacher.loss": "cross_entropy"},
     "temperature": hard
-    | {"distill.loss": "bound", "teacher.loss": "bound", "distill.temperature": "0.5"},
+    | {"distill.dmmd.loss": "bound", "teacher.loss": "bound", "distill.temperature": "0.5"},
     "no teacher": {"phases": "('distill',)"},
     "mesh": {"run.mesh": "(3,5,7)"},
     "two rests": {"run.mesh": "(-1,-1,1)"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import cifar_dmmd
-from dmmd_jax import training
+from dmmd_jax import optimization
 from dmmd_jax.data.images import stripes
 from dmmd_jax.data.pipeline import Batches, Dataset
 from dmmd_jax.flops import flops
@@ -171,7 +171,7 @@ def test_overfits_64_images():
   images = stripes((16, 16, 1), num_train=64).train // 16
   dataset = Dataset(images, images, 16)
   denoiser = build.make_denoiser(config, dataset)
-  optimizer = training.make_optimizer(config.teacher.optimizer, 160)
+  optimizer = optimization.make_optimizer(config.teacher.optimizer, 160)
   step = jax.jit(teacher.make_step(config, denoiser, optimizer), donate_argnums=0)
   init = jax.jit(lambda key: teacher.initial_state(nn.unbox(denoiser.init(key)), optimizer))
   state, losses = init(jax.random.key(0)), []

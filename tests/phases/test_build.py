@@ -74,20 +74,19 @@ def test_teachers_lose_some_labels_in_training(of_classes, monkeypatch):
 
 def test_distillation_of_a_guided_teacher_in_bfloat16(of_classes):
   """Every method runs with labels; the frozen teacher is kept as the config says."""
-  config, denoiser, params = of_classes
+  config, _, params = of_classes
   config = config.copy_and_resolve_references()
   config.distill.update({"batch_size": 8, "guidance": 1.0, "teacher_dtype": "bfloat16"})
   dataset = build.make_dataset(config)
-  for method, updates in (("dmmd_kernel", 2), ("kernel_score", 1)):
-    config.distill.method = method
-    config.distill.score.target = "teacher" if method == "kernel_score" else "data"
+  for config.distill.method, updates in (("dmmd_kernel", 2), ("kernel_score", 1)):
+    config.distill.score.target = "teacher" if updates == 1 else "data"
     config.distill.score.target_nfe = 1
-    init, step = distill.make_step(config, dataset, denoiser)
-    state = nn.unbox(jax.jit(init)(jax.random.key(1), params))
+    method = distill.make_method(config, dataset)
+    state = nn.unbox(jax.jit(method.init)(jax.random.key(1), params))
     assert {x.dtype for x in jax.tree.leaves(state.teacher)} == {jnp.dtype("bfloat16")}
     n = 8 * updates
     batch = Batch(jnp.asarray(dataset.train[:n]), jnp.asarray(dataset.train_labels[:n]))
-    _, metrics = jax.jit(step)(state, batch, jax.random.key(2))
+    _, metrics = jax.jit(method.step)(state, batch, jax.random.key(2))
     assert all(jnp.isfinite(value) for value in metrics.values())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import coins_dmmd, coins_kernel, digits_dmmd
-from dmmd_jax import experiment, parallel, records, training
+from dmmd_jax import experiment, optimization, parallel, records
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.flops import flops
@@ -86,16 +86,15 @@ def test_steps_of_the_kernel_score(method, changes, parts):
   config.distill.method = method
   config.distill.score.update(changes)
   dataset = build.make_dataset(config)
-  denoiser = build.make_denoiser(config, dataset)
-  params = nn.unbox(jax.jit(denoiser.init)(jax.random.key(0)))
-  init, step = distill.make_step(config, dataset, denoiser)
-  state = nn.unbox(jax.jit(init)(jax.random.key(2), params))
+  method_of_config = distill.make_method(config, dataset)
+  params = nn.unbox(jax.jit(method_of_config.parts.auxiliary.init)(jax.random.key(0)))
+  state = nn.unbox(jax.jit(method_of_config.init)(jax.random.key(2), params))
   alone = method == "kernel_score"
   assert (state.auxiliary is None) == alone
   assert (state.teacher is None) == (alone and changes.get("target") != "teacher")
-  assert distill.updates_per_step(config.distill) == parts
+  assert method_of_config.batches_per_step == parts
   batch = Batch(jnp.asarray(dataset.train[: parts * config.distill.batch_size]))
-  after, metrics = jax.jit(step)(state, batch, jax.random.key(3))
+  after, metrics = jax.jit(method_of_config.step)(state, batch, jax.random.key(3))
   assert {"kernel_score_loss", "entropy", "student_gradient_norm"} <= metrics.keys()
   assert all(jnp.isfinite(value) for value in metrics.values())
   # The first step of the warm-up is of size 0; its gradient reaches the moments.
@@ -113,10 +112,10 @@ def test_a_joint_step_costs_at_most_three_quarters_of_an_alternating_one():
   operations = {}
   for updates, batches in (("joint", 1), ("alternate", 2)):
     config.distill.updates = updates
-    init, step = distill.make_step(config, dataset, denoiser)
-    state = nn.unbox(jax.eval_shape(init, jax.random.key(1), params))
+    method = distill.make_method(config, dataset)
+    state = nn.unbox(jax.eval_shape(method.init, jax.random.key(1), params))
     batch = Batch(jnp.asarray(dataset.train[: batches * config.distill.batch_size]))
-    operations[updates] = flops(step, state, batch, jax.random.key(2))
+    operations[updates] = flops(method.step, state, batch, jax.random.key(2))
   assert operations["joint"] <= 0.75 * operations["alternate"], operations
 
 
@@ -128,8 +127,8 @@ def test_a_student_and_an_auxiliary_start_from_the_teacher():
   params["logits"]["kernel"] = jax.random.normal(
     jax.random.key(1), params["logits"]["kernel"].shape
   )
-  init, _ = distill.make_step(config, dataset, denoiser)
-  state = nn.unbox(jax.jit(init)(jax.random.key(2), params))
+  method = distill.make_method(config, dataset)
+  state = nn.unbox(jax.jit(method.init)(jax.random.key(2), params))
   student = build.make_denoiser(config, dataset, student=True)
   z, t = jnp.full((5, 2), 2), jnp.ones(5)
   expected = whole(denoiser.log_probs(params, z, t))
@@ -137,4 +136,4 @@ def test_a_student_and_an_auxiliary_start_from_the_teacher():
   np.testing.assert_array_equal(whole(of_student), expected)
   of_auxiliary = denoiser.log_probs(state.auxiliary.params, z, t)
   np.testing.assert_array_equal(whole(of_auxiliary), expected)
-  assert isinstance(state.student, training.Trainable)
+  assert isinstance(state.student, optimization.Trainable)

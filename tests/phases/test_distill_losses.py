@@ -1,131 +1,58 @@
 """What a setting of `config.distill` does to losses and updates, beside the same written out.
 
 The network is a table, so that everything is quick; the settings that each test would miss if
-`make_losses`, `make_score` or `make_step` dropped them are the ids of its cases.
+a method dropped them are the ids of its cases.
 """
 
 import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import coins_dmmd
 from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.diffusion import processes
 from dmmd_jax.diffusion.samplers import finish_sample
-from dmmd_jax.distillation import dmmd, kernel_score
+from dmmd_jax.distillation import dmmd, kernel_score, rollout, sequence_kernel
 from dmmd_jax.networks.noise import sample_noise
-from dmmd_jax.phases import build, distill
+from dmmd_jax.phases import distill
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.positions import whole
+from tests.phases.tables import (  # noqa: F401
+  DATA,
+  KEY,
+  NOISE_DIM,
+  B,
+  D,
+  K,
+  Table,
+  TableConfig,
+  make_config,
+  make_params,
+  tables,
+)
 
-K, D, B = 3, 4, 6
-KEY = jax.random.key(5)
-NOISE_DIM = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class TableConfig:
-  num_classes: int = 2
-  block: int = 0
-
-
-class Table(nn.Module):
-  """Logits from tables of the token, its neighbour, the label and the context, a slope, noise."""
-
-  config: TableConfig
-  num_states: int
-  noise_channels: int
-
-  def __call__(self, *args, **kwargs):
-    return self.features(*args, **kwargs)
-
-  def head(self, logits):
-    return logits
-
-  @nn.compact
-  def features(self, z, t, noise=None, labels=None, context=None):
-    def parameter(name, *shape):
-      return self.param(name, nn.initializers.normal(1.0), shape)
-
-    tokens = parameter("tokens", self.num_states, K)
-    classes = parameter("classes", self.config.num_classes + 1, K)
-    logits = tokens[z] + 0.5 * tokens[jnp.roll(z, 1, axis=1)][..., ::-1]
-    logits += processes.expand(t, logits) * parameter("slope", K)
-    if context is not None:
-      logits += 0.5 * tokens[jnp.roll(context, 1, axis=1)]
-    if labels is not None:
-      logits += classes[labels][:, None]
-    if self.noise_channels:
-      logits += noise @ parameter("noise", self.noise_channels, K)
-    return logits
-
-
-@pytest.fixture(autouse=True)
-def _tables(monkeypatch):
-  """Every network that is made is a table."""
-
-  def make_network(config, dataset, num_states, noise_channels=0, **sizes):
-    sizes = TableConfig(dataset.num_classes, config.network.block)
-    return Table(sizes, num_states, noise_channels)
-
-  monkeypatch.setattr(build, "make_network", make_network)
-
-
-def make_config(**changes):
-  config = coins_dmmd.get_config()
-  d = config.distill
-  d.update({"student_nfe": 2, "from_prior": False, "noise_dim": NOISE_DIM, "noise_scale": 0.7})
-  d.score.update({"scales": ((0, 1, (2.0,)),), "target_nfe": 2})
-  for name, value in changes.items():
-    *section, name = name.split("__")
-    target = d.score if section == ["score"] else config[section[0]] if section else d
-    target[name] = value
-  return config
-
-
-def make_dataset():
-  rng = np.random.default_rng(0)
-  tokens, labels = rng.integers(0, K, (60, D)), rng.integers(0, 2, 60)
-  return Dataset(tokens, tokens, K, labels, labels)
-
-
-def make_params(num_states):
-  """Parameters of student, auxiliary and teacher, all different."""
-  shapes = {"tokens": (num_states, K), "classes": (3, K), "slope": (K,)}
-  keys = jax.random.split(jax.random.key(1), 3)
-  eta, phi, theta = (
-    {n: jax.random.normal(jax.random.fold_in(k, i), s) for i, (n, s) in enumerate(shapes.items())}
-    for k in keys
-  )
-  return {**eta, "noise": jax.random.normal(keys[0], (NOISE_DIM, K))}, phi, theta
-
-
-DATA = make_dataset()
 BATCH = Batch(jnp.asarray(DATA.train[:B]), jnp.asarray(DATA.train_labels[:B]))
 MASKED, UNIFORM = processes.Masked(K), processes.Uniform(K)
 
 
-def found_losses(config, params=None):
-  """Generator's and auxiliary's loss as the phase composes them."""
-  denoiser = build.make_denoiser(config, DATA)
-  student = build.make_denoiser(config, DATA, student=True)
-  losses = distill.make_losses(config, DATA, denoiser, student)
-  params = params or make_params(denoiser.process.num_states)
-  generator, auxiliary, _ = losses(*params, BATCH, KEY)
-  return np.array([generator, jnp.nan if auxiliary is None else auxiliary])
+def found_losses(config):
+  """Generator's and auxiliary's loss as the method composes them."""
+  method = distill.make_method(config, DATA)
+  eta, phi, theta = make_params(method.parts.process.num_states)
+  if config.distill.method == "kernel_score":
+    return np.array([method.loss(eta, theta, BATCH, KEY)[0], jnp.nan])
+  return np.array(method.losses(eta, phi, theta, BATCH, KEY)[:2])
 
 
 @dataclasses.dataclass
 class Expected:
   """The same losses, written out for one set of arguments; the defaults are those of `make_config`.
 
-  What is random, and the kernels, come from dmmd.rollout, kernel_score and samplers, which have
+  What is random, and the kernels, come from rollout.rollout, kernel_score and samplers, which have
   tests of their own; what they are given does not come from the config.
   """
 
@@ -189,7 +116,7 @@ class Expected:
   def losses(self):
     eta, phi, theta = make_params(self.process.num_states)
     meaning = self.prediction if self.loss == "bound" else "mean"
-    method = dmmd.DMMD(
+    method = dmmd.Objective(
       self.process,
       steps=self.steps,
       renoise=self.renoise,
@@ -204,13 +131,13 @@ class Expected:
 
     if self.method == "kernel_score":
       corrupt_key, noise_key, score_key = jax.random.split(KEY, 3)
-      start = dmmd.corrupt(method, BATCH.tokens, corrupt_key)
+      start = rollout.corrupt(method, BATCH.tokens, corrupt_key)
       z_t, _, t = (jnp.repeat(a, self.num_noises, 0) for a in start)
       log_mean = student(eta, z_t, t, noise_key)
       return np.array([self.score(theta, log_mean, z_t, t, score_key), np.nan])
     rollout_key, score_key = jax.random.split(KEY)
     num_noises = self.num_noises if self.method == "dmmd_kernel" else 1
-    r = dmmd.rollout(method, student, eta, BATCH.tokens, rollout_key, num_noises)
+    r = rollout.rollout(method, student, eta, BATCH.tokens, rollout_key, num_noises)
     generator, auxiliary = self.dmmd_losses(r, phi, theta)
     if self.method == "dmmd_kernel":
       score = self.score(theta, whole(r.log_mean), r.z_t, r.t, score_key)
@@ -241,8 +168,8 @@ class Expected:
     return generator, mean_loss(target, log_phi) + self.teacher_weight * to_teacher
 
   def score(self, theta, log_mean, z_t, t, key):
-    scales = tuple(kernel_score.Scale(*scale) for scale in self.scales)
-    method = kernel_score.KernelScore(self.process, scales, self.category_bandwidth)
+    scales = tuple(sequence_kernel.Scale(*scale) for scale in self.scales)
+    method = sequence_kernel.Kernel(self.process, scales, self.category_bandwidth)
     z_t, t, x = z_t[:: self.num_noises], t[:: self.num_noises], BATCH.tokens
 
     def predict(z, t, key):
@@ -268,18 +195,18 @@ class Expected:
 KERNEL = {"method": "dmmd_kernel", "score__num_noises": 3}
 ALONE = {"method": "kernel_score", "score__num_noises": 3}
 TEACHER = ALONE | {"score__target": "teacher"}
-HARD = {"process__name": "uniform", "auxiliary_target": "hard"}
+HARD = {"process__name": "uniform", "dmmd__auxiliary_target": "hard"}
 CASES = {
   "student_nfe": ({}, {"student_nfe": 5}, {"steps": 5}),
-  "squared_error": ({}, {"loss": "squared_error"}, {"loss": "squared_error"}),
-  "bound": ({}, {"loss": "bound"}, {"weight": lambda s: 1 / s}),
-  "auxiliary_target": ({}, {"auxiliary_target": "hard"}, {"soft": False}),
-  "teacher_weight": ({}, {"teacher_weight": 0.3}, {"teacher_weight": 0.3}),
-  "weight": ({}, {"weight": "elbo"}, {"weight": lambda s: 1 / s}),
+  "squared_error": ({}, {"dmmd__loss": "squared_error"}, {"loss": "squared_error"}),
+  "bound": ({}, {"dmmd__loss": "bound"}, {"weight": lambda s: 1 / s}),
+  "auxiliary_target": ({}, {"dmmd__auxiliary_target": "hard"}, {"soft": False}),
+  "teacher_weight": ({}, {"dmmd__teacher_weight": 0.3}, {"teacher_weight": 0.3}),
+  "weight": ({}, {"dmmd__weight": "elbo"}, {"weight": lambda s: 1 / s}),
   "temperature": ({}, {"temperature": 0.6}, {"temperature": 0.6}),
   "top_p": ({}, {"top_p": 0.6}, {"top_p": 0.6}),
   "top_p_penalty": ({"top_p": 0.6}, {"top_p_penalty": 4.0}, {"top_p": 0.6, "penalty": 4.0}),
-  "renoise": ({}, {"renoise": "forward"}, {"renoise": "forward"}),
+  "renoise": ({}, {"dmmd__renoise": "forward"}, {"renoise": "forward"}),
   "from_prior": ({}, {"from_prior": True}, {"from_prior": True}),
   "guidance": ({}, {"guidance": 1.5}, {"guidance": 1.5}),
   "noise_scale": ({}, {"noise_scale": 3.0}, {"noise_scale": 3.0}),
@@ -291,10 +218,10 @@ CASES = {
   ),
   "leave_one_out_bound": (
     HARD,
-    {"loss": "bound", "teacher__loss": "bound"},
+    {"dmmd__loss": "bound", "teacher__loss": "bound"},
     {"process": UNIFORM, "soft": False, "prediction": "leave_one_out", "loss": "bound"},
   ),
-  "dmmd_weight": (KERNEL, {"dmmd_weight": 0.2}, {"dmmd_weight": 0.2}),
+  "dmmd_weight": (KERNEL, {"dmmd_kernel__dmmd_weight": 0.2}, {"dmmd_weight": 0.2}),
   "scales": (KERNEL, {"score__scales": ((2, 2, (1.0, 3.0)),)}, {"scales": ((2, 2, (1.0, 3.0)),)}),
   "category_bandwidth": (KERNEL, {"score__category_bandwidth": 1.5}, {"category_bandwidth": 1.5}),
   "score_and_from_prior": (ALONE, {"from_prior": True}, {"from_prior": True}),
@@ -354,128 +281,17 @@ def test_the_marginal_objective_is_unbiased():
     def log_mean(self, params, z, t, key=None):
       return jnp.log(jax.nn.one_hot((t > 0.5).astype(int), 2) + 1e-30)[:, None]
 
-  parts = (build.make_denoiser(config, coins, student) for student in (False, True))
-  parts = [Clean(**{f.name: getattr(d, f.name) for f in dataclasses.fields(d)}) for d in parts]
-  losses = distill.make_losses(config, coins, *parts)
+  method = distill.make_method(config, coins)
+  student = method.parts.student
+  student = Clean(**{f.name: getattr(student, f.name) for f in dataclasses.fields(student)})
+  method = dataclasses.replace(method, parts=dataclasses.replace(method.parts, student=student))
 
   def value(key):
     data_key, key = jax.random.split(key)
     x = jax.random.randint(data_key, (2, 1), 0, 2)
-    return losses(None, None, None, Batch(x), key)[0]
+    return method.loss(None, None, Batch(x), key)[0]
 
   values = np.asarray(jax.jit(jax.vmap(value))(jax.random.split(KEY, 40_000)), np.float64)
   expected = (1 - np.exp(-1 / 0.5)) * 2 / 64
   error = values.std() / np.sqrt(len(values))
   assert error < 0.01 and abs(values.mean() - expected) < 5 * error
-
-
-def adamw(params, grads, moments, count, c, num_steps):
-  """One update as the papers write it, after `count` others; all are arrays."""
-  grads = grads * min(1.0, c.clip_norm / np.linalg.norm(grads))
-  after, rate = count - c.warmup_steps, c.learning_rate
-  if after < 0:
-    rate *= count / c.warmup_steps
-  elif c.decay == "linear":
-    rate *= 1 - after / (num_steps - c.warmup_steps)
-  elif c.decay == "cosine":
-    rate *= 0.5 * (1 + np.cos(np.pi * after / (num_steps - c.warmup_steps)))
-  first = c.b1 * moments[0] + (1 - c.b1) * grads
-  second = c.b2 * moments[1] + (1 - c.b2) * grads**2
-  unbiased = first / (1 - c.b1 ** (count + 1)), second / (1 - c.b2 ** (count + 1))
-  change = unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8) + c.weight_decay * params
-  return params - rate * change, (first, second)
-
-
-def simple_losses(eta, phi, theta, batch, key, score=True):
-  """Has the arguments of what `make_losses` gives, and depends on each of them."""
-  u = jax.random.normal(key, (K,)) + batch.tokens.mean(0)[:K] * batch.labels.mean()
-  x, y = (0.0 if p is None else p["slope"].astype(jnp.float32) for p in (phi, theta))
-  generator = ((eta["slope"] - jax.lax.stop_gradient(x) - u) ** 2 + score * eta["slope"]).sum()
-  auxiliary = ((x - jax.lax.stop_gradient(eta["slope"])) ** 2 * 0.5 + (x - y) * u + score * x).sum()
-  return generator, auxiliary, {"generator_loss": generator}
-
-
-def mean_gradient(which, params, theta, batch, key, score=True):
-  """Over two parts of the batch, taken by turns, each with a key of its own."""
-  total = 0.0
-  for i, part_key in enumerate(jax.random.split(key)):
-    part = jax.tree.map(lambda x, i=i: x[i::2], batch)
-    total += jax.grad(
-      lambda p, part=part, key=part_key: simple_losses(
-        *({"slope": v} for v in p), theta, part, key, score
-      )[which]
-    )(params)[which]
-  return np.asarray(total, np.float64) / 2
-
-
-@pytest.mark.parametrize("updates", ["alternate", "joint", "score"])
-def test_steps_are_those_of_two_optimisers_written_out(updates, monkeypatch):
-  """Three steps of a student and an auxiliary: every number of both optimisers, the lengths of both
-  schedules, the average, parts of a batch, and the precision of the frozen teacher."""
-  num_steps, more = 3, 2 if updates == "alternate" else 1
-  config = make_config(
-    method="kernel_score" if updates == "score" else "dmmd",
-    updates="joint" if updates == "joint" else "alternate",
-    num_steps=num_steps,
-    auxiliary_updates=2,
-    microbatches=2,
-    ema=0.7,
-    teacher_dtype="bfloat16",
-    score__target="teacher",
-  )
-  c = config.distill
-  c.student_optimizer.update(
-    {"learning_rate": 0.02, "warmup_steps": 1, "decay": "cosine", "b1": 0.5, "b2": 0.9}
-    | {"weight_decay": 0.1, "clip_norm": 0.05}
-  )
-  c.auxiliary_optimizer.update(
-    {"learning_rate": 0.03, "warmup_steps": 0, "decay": "linear", "b1": 0.3, "b2": 0.8}
-    | {"weight_decay": 0.2, "clip_norm": 0.1}
-  )
-  monkeypatch.setattr(distill, "make_losses", lambda *args: simple_losses)
-  denoiser = build.make_denoiser(config, DATA)
-  init, step = distill.make_step(config, DATA, denoiser)
-  _, _, theta = make_params(denoiser.process.num_states)
-  state = nn.unbox(jax.jit(init)(jax.random.key(2), theta))
-  assert {a.dtype.name for a in jax.tree.leaves(state.teacher)} == {"bfloat16"}
-  assert (state.auxiliary is None) == (updates == "score")
-  jitted, parts = jax.jit(step), distill.updates_per_step(c)
-  assert parts == {"alternate": 3, "joint": 1, "score": 1}[updates]
-
-  slopes = [np.asarray(theta["slope"]), np.asarray(theta["slope"])]
-  if updates == "score":
-    slopes[1] = np.zeros(K)
-  moments = [(np.zeros(K), np.zeros(K))] * 2
-  ema = weights = 0.0
-  for i in range(num_steps):
-    rows = slice(i, i + 4 * parts)
-    batch = Batch(jnp.asarray(DATA.train[rows]), jnp.asarray(DATA.train_labels[rows]))
-    key = jax.random.fold_in(KEY, i)
-    state, metrics = jitted(state, batch, key)
-    keys = jax.random.split(key, parts) if parts > 1 else [key]
-    mine = [jax.tree.map(lambda x, j=j: x[j::parts], batch) for j in range(parts)]
-    of_student = mean_gradient(0, slopes, state.teacher, mine[0], keys[0])
-    of_auxiliary = mean_gradient(1, slopes, state.teacher, mine[0], keys[0])
-    slopes[0], moments[0] = adamw(
-      slopes[0], of_student, moments[0], i, c.student_optimizer, num_steps
-    )
-    for j in range(0 if updates == "score" else more):
-      if updates == "alternate":
-        of_auxiliary = mean_gradient(
-          1, slopes, state.teacher, mine[1 + j], keys[1 + j], score=False
-        )
-      slopes[1], moments[1] = adamw(
-        slopes[1], of_auxiliary, moments[1], more * i + j, c.auxiliary_optimizer, more * num_steps
-      )
-    ema, weights = 0.7 * ema + 0.3 * slopes[0], 0.7 * weights + 0.3
-    np.testing.assert_allclose(
-      metrics["student_gradient_norm"], np.linalg.norm(of_student), rtol=1e-4
-    )
-    np.testing.assert_allclose(state.student.params["slope"], slopes[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(state.ema["slope"], ema / weights, rtol=1e-4, atol=1e-5)
-    if updates != "score":
-      np.testing.assert_allclose(
-        metrics["auxiliary_gradient_norm"], np.linalg.norm(of_auxiliary), rtol=1e-4
-      )
-      np.testing.assert_allclose(state.auxiliary.params["slope"], slopes[1], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(state.teacher["slope"], theta["slope"].astype(jnp.bfloat16))

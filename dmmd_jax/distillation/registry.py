@@ -1,0 +1,30 @@
+"""The methods by name, and their settings. Pure Python until a method is asked for."""
+
+import dataclasses
+import importlib
+
+# Module of dmmd_jax.distillation and class, whose docstring says what it is; see docs/methods.md.
+METHODS = {
+  "dmmd": "dmmd.DMMD",
+  "kernel_score": "kernel_score.KernelScore",
+  "dmmd_kernel": "dmmd_kernel.DMMDKernel",
+}
+
+
+def find(name: str) -> type:
+  """The class of a method; one that is no part of the package may itself be in `METHODS`."""
+  if isinstance(METHODS[name], type):
+    return METHODS[name]
+  module, _, cls = METHODS[name].partition(".")
+  return getattr(importlib.import_module(f"dmmd_jax.distillation.{module}"), cls)
+
+
+def settings(method: type) -> dict[str, type]:
+  """The settings of a method, dataclasses by the names of their sections of a config."""
+  fields = dataclasses.fields(method)
+  return {field.name: field.default_factory for field in fields if field.name != "parts"}
+
+
+def sections() -> dict[str, type]:
+  """The settings of all methods by section; several methods may share one."""
+  return {name: cls for method in METHODS for name, cls in settings(find(method)).items()}

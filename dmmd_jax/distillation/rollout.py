@@ -1,0 +1,107 @@
+"""One step of a student, from corrupted data to a partly denoised sample (D-MMD, Algorithm 1)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dmmd_jax.diffusion import losses
+from dmmd_jax.diffusion.categorical import draw, uniforms
+from dmmd_jax.diffusion.processes import Masked, Process, spread
+from dmmd_jax.positions import Deferred, map_positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """The steps that a student is made for; the defaults are those of D-MMD.
+
+  `prediction` is what all networks' outputs mean, `mean` or `leave_one_out`.
+  """
+
+  process: Process
+  # k, the number of sampling steps that the student is distilled for: t - s < 1/k.
+  steps: int = 8
+  # z_s ~ q(z_s | z_t, x) ("posterior"), or q(z_s | x) ("forward": IDLM, arXiv 2602.19066).
+  renoise: str = "posterior"
+  # True: t = 1 always, the one-step setting of DiMO (arXiv 2503.15457).
+  from_prior: bool = False
+  prediction: str = "mean"
+  # Blocks of a sequence, each at a time of its own (block-autoregressive diffusion).
+  num_blocks: int = 1
+  # Times of a batch that are independent, as all pairs of a batch need them, in place of times that
+  # cover [0, 1] evenly, which are better for a mean over single examples.
+  independent_times: bool = False
+
+
+class Rollout(NamedTuple):
+  """One step of the student: its prediction at `z_t`, a sample `x` of it, and `z_s`.
+
+  `log_mean` `[B, ..., K]` is the law of `x`, `log_p` what the losses at `z_s` take in its place
+  (`laws`); both are differentiable in the student's parameters, `x` and `z_s` are not.
+  """
+
+  z_t: jax.Array
+  t: jax.Array
+  log_p: jax.Array | Deferred
+  log_mean: jax.Array | Deferred
+  x: jax.Array
+  z_s: jax.Array
+  s: jax.Array
+
+
+def corrupt(c: Steps, x_data: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Draws `s`, `t` within `1/steps` above it (or 1), and `z_t ~ q(z_t | x_data)`: `z_t, s, t`."""
+  time_key, step_key, corrupt_key = jax.random.split(key, 3)
+  draw = losses.independent_times if c.independent_times else losses.sample_times
+  s = draw(time_key, x_data.shape[0] * c.num_blocks)
+  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, s.shape) / c.steps)
+  if c.from_prior:
+    t = jnp.ones_like(s)
+  s, t = (spread(times, c.num_blocks, x_data.shape[1]) for times in (s, t))
+  return c.process.corrupt(corrupt_key, x_data, t), s, t
+
+
+def laws(
+  c: Steps, log_x_hat: jax.Array | Deferred, z_t: jax.Array, t: jax.Array
+) -> tuple[jax.Array | Deferred, jax.Array | Deferred]:
+  """`log_p` and `log_mean` of a rollout, from the student's prediction `[B, ..., K]` at `z_t`.
+
+  `log_mean` is the law that `x` is drawn from. `log_p` is the soft target of the losses at `z_s`.
+  The bound weighs it with `q(z_s | x)` itself, so that it wants what is known of `x` but for that:
+  after a posterior step the `leave_one_out` prediction at `z_t`, which the step combines with
+  `z_t`; after forward renoising, where `z_s` depends on `x` alone, the law of `x`.
+  """
+  log_mean = log_x_hat
+  # A network may say anything of visible tokens; only renoised from scratch do they take part.
+  visible = c.renoise == "forward" and isinstance(c.process, Masked)
+  if visible or c.prediction == "leave_one_out":
+    log_mean = Deferred(c.process.to_mean, (log_x_hat, z_t, t))
+  return (log_mean if c.renoise == "forward" else log_x_hat), log_mean
+
+
+def rollout(
+  c: Steps,
+  student: Callable,
+  eta: object,
+  x_data: jax.Array,
+  key: jax.Array,
+  num_noises: int = 1,
+) -> Rollout:
+  """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
+
+  With more noises every `z_t` is seen by so many students that differ in their noise only: all
+  arrays are `[B * num_noises, ...]`, an example's own in a row (and so on one device).
+  """
+  process = c.process
+  corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
+  start = corrupt(c, x_data, corrupt_key)
+  z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
+  log_p, log_mean = laws(c, student(eta, z_t, t, noise_key), z_t, t)
+  x = map_positions(draw, log_mean, uniforms(x_key, z_t.shape))
+  if c.renoise == "forward":
+    z_s = process.corrupt(z_key, x, s)
+  else:
+    z_s = process.sample_posterior(z_key, z_t, x, s, t)
+  return Rollout(z_t, t, log_p, log_mean, x, z_s, s)
