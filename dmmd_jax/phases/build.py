@@ -201,8 +201,8 @@ def make_sampler(
   """`sample(params, key, shape, nfe, labels=None, with_path=False)` of a denoiser.
 
   `predict` may take the denoiser's place, `draw` that of ancestral sampling. A batch is split over
-  the mesh, if any; blocks are drawn one after the other, each in `nfe` evaluations. A denoiser that knows classes is asked for the
-  `labels` int `[B]`, by default for all classes equally often.
+  the mesh, if any; blocks are drawn one after the other, each in `nfe` evaluations. A denoiser that
+  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often.
   """
 
   def split(z):
