@@ -225,8 +225,13 @@ def _check_distillation(config: ConfigDict) -> None:
 def _check_method(config: ConfigDict) -> None:
   """What is wrong elsewhere has been found before methods are imported, and jax with them."""
   complete(config)
-  problems = registry.find(config.distill.method).problems(config, example_shape(config))
-  for problem in problems:
+  distill, method = config.distill, registry.find(config.distill.method)
+  require(
+    distill.noise in method.noises,
+    f"distill.noise is {shown(distill.noise)}; a student of {distill.method} takes"
+    f" {' or '.join(method.noises)}",
+  )
+  for problem in method.problems(config, example_shape(config)):
     raise ConfigError(problem)
 
 

@@ -21,7 +21,7 @@ from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.categorical import entropy, mean_where, truncate
 from dmmd_jax.diffusion.processes import expand
 from dmmd_jax.distillation import updates
-from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.distillation.rollout import Rollout, Steps, rollout
 from dmmd_jax.positions import Deferred, mean_positions
 from dmmd_jax.rules import Choice, Real, setting
@@ -145,6 +145,8 @@ class DMMD:
 
   parts: Parts
   dmmd: DMMDSettings = dataclasses.field(default_factory=DMMDSettings)
+
+  noises = ANY_NOISE
 
   @property
   def batches_per_step(self) -> int:

@@ -13,7 +13,7 @@ import jax
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.dmmd import DMMD, DMMDSettings, dmmd_losses
 from dmmd_jax.distillation.kernel_score import Score, ScoreSettings, score_problems
-from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.distillation.rollout import rollout
 from dmmd_jax.rules import Real, setting
 
@@ -33,6 +33,8 @@ class DMMDKernel:
   dmmd: DMMDSettings = dataclasses.field(default_factory=DMMDSettings)
   score: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
   dmmd_kernel: DMMDKernelSettings = dataclasses.field(default_factory=DMMDKernelSettings)
+
+  noises = ANY_NOISE
 
   @property
   def batches_per_step(self) -> int:

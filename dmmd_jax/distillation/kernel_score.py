@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from dmmd_jax.diffusion.categorical import entropy, mean_where
 from dmmd_jax.diffusion.samplers import finish_sample
 from dmmd_jax.distillation import updates
-from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.distillation.rollout import Steps, corrupt
 from dmmd_jax.distillation.sequence_kernel import Kernel, Scale, agreement, kernel, smooth
 from dmmd_jax.positions import Deferred, map_positions, whole
@@ -190,6 +190,7 @@ class KernelScore:
   parts: Parts
   score: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
 
+  noises = ANY_NOISE
   batches_per_step = 1
 
   def init(self, key: jax.Array, teacher: Any) -> updates.State:

@@ -31,6 +31,10 @@ class Network(Protocol):
     """`log E[x | z_t]`, float32 `[B, ..., K]`; `key` is that of the student's noise."""
 
 
+# Kinds of noise of a student that moves joint choices into it.
+ANY_NOISE = ("gaussian", "pyramid", "none")
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
   """How a method is trained, whichever it is: the fields of `config.distill` of these names."""
@@ -73,12 +77,13 @@ class Parts:
 class Method(Protocol):
   """A way to distil: a frozen value of `parts` and settings, the fields of sections of a config.
 
-  `batches_per_step` is how many batches of `training.batch_size` a step is given, in one. A method
-  whose student is not sampled as any other model has a function `sample` with the signature of
-  `samplers.ancestral_sample`.
+  `noises` are the kinds of `distill.noise` that its student may have. `batches_per_step` is how many
+  batches of `training.batch_size` a step is given, in one. A method whose student is not sampled as
+  any other model has a function `sample` with the signature of `samplers.ancestral_sample`.
   """
 
   parts: Parts
+  noises: tuple[str, ...]
   batches_per_step: int
 
   def init(self, key: jax.Array, teacher: Any) -> Any:

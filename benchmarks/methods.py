@@ -1,0 +1,178 @@
+"""All methods of distillation on one teacher, each trained for the same time.
+
+    python -m benchmarks.methods --data=hmm --teacher=runs/hmm_dmmd --minutes=5 --out=runs/methods
+
+times a step of each method, compiled, and gives it as many steps as fill `--minutes`. A learning
+rate is chosen for each by the same search, of one seed and half of the time each, by the first
+metric at four steps on the validation split; then every seed is distilled and measured on
+`--split`. `--methods=dmmd,sdtt` takes some of them, `--process=uniform` those that know it; what a
+method cannot do is printed in its own words. Several teachers are taken by turns, one a seed. What
+is complete in `--out` is not run again: times and choices are kept there in `steps.json` and
+`rates.json`. Arguments after `--` go to every run.
+
+It prints tables (mean over seeds, and the larger of its standard error and that of one cell), and
+writes `results.json` for `benchmarks.tables`, and `methods.png`.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+
+import jax
+
+from benchmarks import few_steps
+from benchmarks.steps import distill_step
+from dmmd_jax import config as config_checks
+from dmmd_jax import config_file
+from dmmd_jax.distillation import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """What students are compared on: a config, the metrics that tables have, the first to choose by.
+
+  `overrides` of a run may name its teacher.
+  """
+
+  config: str
+  metrics: tuple[str, ...]
+  overrides: tuple[str, ...] = ()
+
+
+DATA = {
+  "hmm": Data(
+    # Methods whose student becomes the teacher need one that is a network.
+    "configs/hmm_dmmd.py",
+    ("nll", "pair_tv", "kernel_mmd", "entropy"),
+    ("--config.distill.teacher=network",),
+  ),
+  "digits": Data("configs/digits_dmmd.py", few_steps.METRICS["digits"]),
+  "text": Data(
+    "configs/text_dmmd.py",
+    few_steps.METRICS["text"],
+    (f"--config.reference.workdir={few_steps.TEACHER}",),
+  ),
+}
+STEPS = (1, 2, 4, 8, 16)
+# By which metric at how many steps a rate is chosen, and the rates, in those of the config.
+CHOSEN_AT = 4
+RATES = (1 / 3, 1.0, 3.0)
+# Steps that are timed, after a first one.
+_TIMED = 10
+
+
+def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
+  """Overrides that a method needs on this data. Raises `ConfigError` for what it cannot do."""
+  found = [
+    f"--config.distill.method={method}",
+    f"--config.process.name={args.process}",
+    *data.overrides,
+    *args.extra,
+  ]
+  noises = registry.find(method).noises
+  if load(data, found).distill.noise not in noises:
+    found.append(f"--config.distill.noise={noises[0]}")
+  config_checks.check(load(data, found))
+  return found
+
+
+def load(data: Data, overrides: list[str]):
+  """The config of a run."""
+  fields, _ = config_file.split(overrides)
+  config, given = config_file.load(data.config, fields)
+  config_checks.apply_preset(config, given)
+  return config
+
+
+def seconds_per_step(data: Data, overrides: list[str]) -> float:
+  """The least of three times of a compiled step, that of a teacher that is not trained."""
+  config = load(data, overrides)
+  step = distill_step(config)
+  jax.block_until_ready(step())
+  times = []
+  for _ in range(3):
+    start = time.perf_counter()
+    for _ in range(_TIMED):
+      jax.block_until_ready(step())
+    times.append((time.perf_counter() - start) / _TIMED)
+  return min(times)
+
+
+def kept(path, key: str, make: Callable[[], float]) -> float:
+  """A number of a file of numbers, made where the file has none by this name."""
+  found = json.loads(path.read_text()) if path.is_file() else {}
+  if key not in found:
+    found[key] = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+  return found[key]
+
+
+def timed(overrides: list[str], seconds: float, per_step: float) -> list[str]:
+  """Overrides of a run that trains for so many seconds."""
+  return [*overrides, f"--config.distill.num_steps={max(1, round(seconds / per_step))}"]
+
+
+def at_rate(data: Data, overrides: list[str], factor: float) -> list[str]:
+  """Overrides with the learning rates of student and auxiliary model times a factor."""
+  config = load(data, overrides)
+  rates = {
+    name: config.distill[name].learning_rate * factor
+    for name in ("student_optimizer", "auxiliary_optimizer")
+  }
+  return overrides + [f"--config.distill.{n}.learning_rate={r:.3g}" for n, r in rates.items()]
+
+
+def choose_rate(
+  method: str, data: Data, overrides: list[str], per_step: float, args: argparse.Namespace
+) -> float:
+  """The factor of the rates with the lowest first metric on the validation split."""
+  search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
+  half = timed(overrides, 30.0 * args.minutes, per_step)
+  variants = {
+    factor: (f"search/{method}/{factor:.2g}", data.config, at_rate(data, half, factor))
+    for factor in RATES
+  }
+  results = few_steps.compare(variants, (CHOSEN_AT,), search)
+  cell = ("student", data.metrics[0], CHOSEN_AT)
+  return min(results, key=lambda factor: results[factor][0][cell][0])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.methods",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--data", choices=DATA, default="hmm")
+  parser.add_argument("--process", default="masked", help="masked | uniform | marginal")
+  parser.add_argument("--methods", default=",".join(registry.METHODS))
+  parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
+  few_steps.add_arguments(parser, out="runs/methods")
+  parser.add_argument("extra", nargs="*")
+  args = parser.parse_args()
+  data, variants = DATA[args.data], {}
+  for method in args.methods.split(","):
+    try:
+      overrides = settings(method, data, args)
+    except config_checks.ConfigError as error:
+      print(f"{method}: {error}", flush=True)
+      continue
+    per_step = kept(args.out / "steps.json", method, lambda o=overrides: seconds_per_step(data, o))
+    rate = kept(
+      args.out / "rates.json",
+      method,
+      lambda m=method, o=overrides, s=per_step: choose_rate(m, data, o, s, args),
+    )
+    chosen = timed(at_rate(data, overrides, rate), 60.0 * args.minutes, per_step)
+    variants[method] = (method, data.config, chosen)
+  results = few_steps.compare(variants, STEPS, args)
+  few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)
+  first = data.metrics[0]
+  few_steps.plot(few_steps.statistics(results, first, STEPS), first, args.out / "methods.png")
+
+
+if __name__ == "__main__":
+  main()
