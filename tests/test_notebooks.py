@@ -76,3 +76,9 @@ def test_digits(tmp_path):
   assert frechet["teacher", 32] < frechet["teacher", 4] < frechet["teacher", 1]
   assert frechet["student", 1] < 0.8 * frechet["teacher", 1]
   assert frechet["student", 4] < frechet["teacher", 4]
+
+
+def test_your_method(tmp_path):
+  wrong, ones = run("your_method.ipynb", tmp_path, "wrong", "ones")
+  assert 0.45 < wrong["teacher"] < 0.55
+  assert wrong["student"] < 0.05 and 0.35 < ones["student"] < 0.65

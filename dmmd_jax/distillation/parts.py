@@ -77,7 +77,7 @@ class Parts:
 class Method(Protocol):
   """A way to distil: a frozen value of `parts` and settings, the fields of sections of a config.
 
-  `noises` are the kinds of `distill.noise` that its student may have. `batches_per_step` is how many
+  `noises` are the kinds of `distill.noise` for its student. `batches_per_step` is how many
   batches of `training.batch_size` a step is given, in one. A method whose student is not sampled as
   any other model has a function `sample` with the signature of `samplers.ancestral_sample`.
   """
