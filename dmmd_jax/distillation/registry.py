@@ -9,6 +9,7 @@ METHODS = {
   "kernel_score": "kernel_score.KernelScore",
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
   "sdtt": "sdtt.SDTT",
+  "dcd": "dcd.DCD",
 }
 
 
