@@ -55,7 +55,11 @@ class Process:
     return jnp.ones(z.shape, bool)
 
   def corrupt(self, key: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-    """Draws `z_t ~ Cat(alpha_t x + (1 - alpha_t) pi)`, shaped like `x`."""
+    """Draws `z_t ~ Cat(alpha_t x + (1 - alpha_t) pi)`, shaped like `x`.
+
+    With one key for several times a token keeps `x` up to some time, and has one draw of `pi` from
+    then on.
+    """
     keep_key, prior_key = jax.random.split(key)
     kept = jax.random.uniform(keep_key, x.shape) < expand(self.schedule.alpha(t), x)
     return jnp.where(kept, x, self.sample_prior(prior_key, x.shape))

@@ -8,6 +8,8 @@ METHODS = {
   "dmmd": "dmmd.DMMD",
   "kernel_score": "kernel_score.KernelScore",
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
+  "sdtt": "sdtt.SDTT",
+  "dcd": "dcd.DCD",
 }
 
 

@@ -1,11 +1,13 @@
 """Updates that methods are made of: of a student alone, or of a student and an auxiliary model."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from dmmd_jax.distillation.parts import Parts, Training
@@ -58,6 +60,69 @@ def update_student_by(
   )
   metrics["student_gradient_norm"] = optax.tree.norm(grads)
   return _update_student(parts.training, state, grads), metrics
+
+
+def update_in_rounds(
+  parts: Parts,
+  loss: Callable,
+  rounds: int,
+  first_step: float,
+  state: State,
+  batch: Any,
+  key: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+  """One update of a student that becomes the teacher when a round ends.
+
+  `rounds` are equal parts of `training.num_steps`, the last of them with what is left over. The
+  step size is `first_step` in the first round, and doubles with each: `loss(eta, theta, step_size,
+  batch, key)` gives a scalar and metrics. A teacher is the student's parameters, not their average;
+  the student keeps its optimiser. The round is known by the number of the student's updates.
+  """
+
+  def round_of(count):
+    return jnp.minimum(count // (parts.training.num_steps // rounds), rounds - 1)
+
+  begun = round_of(state.student.count)
+  step_size = first_step * jnp.left_shift(1, begun).astype(jnp.float32)
+
+  def of_round(eta, theta, batch, key):
+    return loss(eta, theta, step_size, batch, key)
+
+  state, metrics = update_student_by(parts, of_round, state, batch, key)
+  promote = functools.partial(_promote, round_of(state.student.count) > begun)
+  teacher = jax.tree.map(promote, state.student.params, state.teacher)
+  return state.replace(teacher=teacher), metrics | {"step_size": step_size}
+
+
+def _promote(is_last: jax.Array, student: jax.Array, teacher: jax.Array) -> jax.Array:
+  return jnp.where(is_last, student.astype(teacher.dtype), teacher)
+
+
+def problems_of_rounds(config: Any) -> Iterator[str]:
+  """What does not go together with a student that becomes the teacher."""
+  c, method = config.distill, config.distill.method
+  if c.noise != "none":
+    yield (
+      f"distill.noise is '{c.noise}' and distill.method '{method}', whose students become teachers,"
+      " which have no noise: use 'none'"
+    )
+  if c.teacher == "exact":
+    yield (
+      f"distill.teacher is 'exact' and distill.method '{method}', whose teachers are given the"
+      " student's parameters: use 'network'"
+    )
+  if (c.temperature, c.top_p, c.guidance) != (1, 1, 0):
+    yield (
+      "distill.temperature, distill.top_p and distill.guidance would act anew in every round of"
+      f" distill.method '{method}': leave them at 1, 1 and 0"
+    )
+  if c.from_prior:
+    yield f"distill.from_prior is True; distill.method '{method}' needs all times: set it to False"
+  if c.num_steps < c[method].rounds:
+    yield (
+      f"distill.num_steps is {c.num_steps} and distill.{method}.rounds {c[method].rounds}; expected"
+      " a step for each round at least"
+    )
 
 
 def batches_per_step(training: Training) -> int:

@@ -1,0 +1,169 @@
+"""DCD: its paths beside those of Gaussian vectors, its loss against the sum over all cases."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import digits_dcd
+from dmmd_jax import config as checks
+from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.diffusion import processes, schedules
+from dmmd_jax.distillation.dcd import DCD, DCDSettings, corrupt_together
+from tests import enumeration
+from tests.distillation.lookups import D, Lookup, make_parts, rows_of
+
+K, STEP, SIZE = 2, 0.25, 1 << 18
+MASKED = processes.Masked(K, schedules.Cosine())
+UNIFORM = processes.Uniform(K, schedules.Cosine())
+MARGINAL = processes.Marginal(K, probs=(0.3, 0.7))
+LAW = np.array([8, 1, 2, 5]) / 16
+BATCH = Batch(jnp.asarray(rows_of(LAW, K, SIZE)))
+
+
+def name(process):
+  return type(process).__name__
+
+
+def joint(process, x, s, t):
+  """`P(z_t, z_s | x)` `[states, states]`: `x` at both times, at `s` only, or at neither."""
+  pi, size = enumeration.stationary(process), process.num_states
+  alpha_s, alpha_t = (enumeration.alpha(process.schedule, time) for time in (s, t))
+  of_x = np.eye(size)[x]
+  never = np.diag(pi)  # one draw of pi, at both times
+  return (
+    alpha_t * np.outer(of_x, of_x)
+    + (alpha_s - alpha_t) * np.outer(pi, of_x)
+    + (1 - alpha_s) * never
+  )
+
+
+@pytest.mark.parametrize("process", [MASKED, UNIFORM, MARGINAL], ids=name)
+@pytest.mark.parametrize(("s", "t"), [(0.3, 0.7), (0.0, 0.2), (0.4, 1.0)])
+def test_paths_have_their_joint_law(process, s, t):
+  size = 100_000
+  times = jnp.full(size, t), jnp.full(size, s)
+  x = jnp.ones((size, 1), jnp.int32)
+  z_t, z_s = corrupt_together(process, jax.random.key(0), x, *times)
+  found = np.zeros((process.num_states,) * 2)
+  np.add.at(found, (z_t[:, 0], z_s[:, 0]), 1 / size)
+  np.testing.assert_allclose(found, joint(process, 1, s, t), atol=5 * 0.5 / np.sqrt(size))
+  assert (found > 0).sum() <= (joint(process, 1, s, t) > 0).sum()
+  np.testing.assert_array_equal(z_s, process.corrupt(jax.random.key(0), x, times[1]))
+
+
+def ratio_of(alpha, num_categories):
+  """`a_t / b_t` of Duo's Gaussian at which `alpha` tokens survive: its integral, turned round."""
+  ratios, z = np.linspace(0.0, 8.0, 801), np.linspace(-9.0, 17.0, 4001)
+  is_x = stats.norm.pdf(z - ratios[:, None]) * stats.norm.cdf(z) ** (num_categories - 1)
+  is_x = is_x.sum(1) * (z[1] - z[0])
+  return np.interp(alpha, (num_categories * is_x - 1) / (num_categories - 1), ratios)
+
+
+@pytest.mark.parametrize("num_categories", [2, 5])
+def test_paths_are_those_of_gaussian_vectors(num_categories):
+  """Of two times, and so of both marginals; all of it in float64, as the paper defines it."""
+  process = processes.Uniform(num_categories, schedules.Polynomial(2.0))
+  rng, size, x = np.random.default_rng(0), 400_000, 1
+  noise = rng.normal(size=(size, num_categories))
+  for s, t in ((0.2, 0.5), (0.5, 0.9)):
+    states = []
+    for time in (t, s):
+      signal = np.eye(num_categories)[x]
+      ratio = ratio_of(enumeration.alpha(process.schedule, time), num_categories)
+      states.append((ratio * signal + noise).argmax(-1))
+    found = np.zeros((num_categories,) * 2)
+    np.add.at(found, tuple(states), 1 / size)
+    np.testing.assert_allclose(found, joint(process, x, s, t), atol=5 * 0.5 / np.sqrt(size))
+
+
+def expected_loss(process, eta, theta):
+  """Over times on a grid and every `(z_t, z_s)`; with masks, where `z_s` has them."""
+  z, x = enumeration.sequences(process.num_states, D), enumeration.sequences(K, D)
+  counts = z == K if isinstance(process, processes.Masked) else np.ones(z.shape, bool)
+  t = np.minimum((np.arange(200) + 0.5) / 200 + STEP, 1.0)
+  s = t - STEP
+  paths = np.stack([  # [times, z_t, z_s]
+    sum(
+      LAW[i] * np.prod([joint(process, c, *times)[np.ix_(z[:, d], z[:, d])]
+                        for d, c in enumerate(row)], 0)
+      for i, row in enumerate(x)
+    )
+    for times in zip(s, t, strict=True)
+  ])  # fmt: skip
+  np.testing.assert_allclose(paths.sum((1, 2)), 1.0)
+
+  def at_time(t, s, paths):
+    predict = Lookup(process).log_mean
+    student = predict(eta, z, jnp.full(len(z), t))[:, None]
+    teacher = predict(theta, z, jnp.full(len(z), s))[None]
+    losses = (jnp.exp(student) * (student - teacher)).sum(-1)
+    return (paths * (losses * counts).sum(-1)).sum()
+
+  total = jax.vmap(at_time)(*map(jnp.asarray, (t, s, paths))).sum()
+  return total / (paths * counts.sum(-1)).sum()
+
+
+@pytest.mark.parametrize("process", [MASKED, UNIFORM], ids=name)
+def test_the_loss_is_an_expectation_over_all_cases(process):
+  eta, theta = (Lookup(process).init(jax.random.key(seed)) for seed in (1, 2))
+  with jax.enable_x64(True):
+    double = jax.tree.map(lambda a: a.astype(jnp.float64), (eta, theta))
+    expected = jax.value_and_grad(lambda *p: expected_loss(process, *p))(*double)
+  found = jax.jit(jax.value_and_grad(DCD(make_parts(process)).loss, has_aux=True))
+  (loss, metrics), gradient = found(eta, theta, jnp.float32(STEP), BATCH, jax.random.key(0))
+  np.testing.assert_allclose(loss, expected[0], rtol=0.01)
+  assert metrics["dcd_loss"] == loss
+  for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected[1]), strict=True):
+    np.testing.assert_allclose(one, other, atol=0.015 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("process", [MASKED, UNIFORM], ids=name)
+def test_a_student_rests_where_it_says_at_t_what_the_teacher_says_at_s(process):
+  """The same of all tokens that count, but that the student is a step behind; of tokens that do
+  not count each says something else."""
+  shape = process.num_states**D, D, K
+  counts = np.ones(shape, bool)
+  if process == MASKED:
+    counts = np.broadcast_to((enumeration.sequences(K + 1, D) == K)[..., None], shape)
+  logits, slopes = jnp.array([0.7, -0.4]), jnp.array([-1.0, 2.0])
+
+  def network(seed, behind):
+    params = Lookup(process).init(jax.random.key(seed))
+    return {
+      "logits": jnp.where(counts, logits - behind * slopes, params["logits"]),
+      "slopes": jnp.where(counts, slopes, params["slopes"]),
+    }
+
+  theta = network(2, 0.0)
+
+  @jax.jit
+  def largest(eta):
+    key, batch = jax.random.key(0), Batch(BATCH.tokens[:512])
+    gradient = jax.grad(DCD(make_parts(process)).loss, has_aux=True)(eta, theta, STEP, batch, key)[
+      0
+    ]
+    return jnp.stack([jnp.abs(g).max() for g in jax.tree.leaves(gradient)]).max()
+
+  assert largest(network(1, STEP)) < 1e-5
+  assert largest(network(1, 0.0)) > 1e-3
+
+
+def test_what_does_not_go_together_is_said():
+  checks.check(digits_dcd.get_config())
+  for changes, message in (
+    ({"distill.dcd.rounds": 8}, "would step 2, further than from 1 to 0"),
+    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid' and distill.method 'dcd'"),
+    ({"distill.guidance": 1.0}, "would act anew in every round|guidance"),
+  ):
+    config = digits_dcd.get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(checks.ConfigError, match=message):
+      checks.check(config)
+
+
+def test_defaults_are_the_papers():
+  assert dataclasses.astuple(DCDSettings()) == (5, 512)
