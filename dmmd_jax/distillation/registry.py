@@ -8,6 +8,7 @@ METHODS = {
   "dmmd": "dmmd.DMMD",
   "kernel_score": "kernel_score.KernelScore",
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
+  "di4c": "di4c.Di4C",
 }
 
 

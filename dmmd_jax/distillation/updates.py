@@ -60,6 +60,14 @@ def update_student_by(
   return _update_student(parts.training, state, grads), metrics
 
 
+def round_begins(training: Training, count: jax.Array, rounds: int) -> jax.Array:
+  """Whether the update after `count` others is the first of a round, but for the first round.
+
+  The steps are divided into `rounds`, all but the last of one length.
+  """
+  return (count > 0) & (count % -(-training.num_steps // rounds) == 0)
+
+
 def batches_per_step(training: Training) -> int:
   """How many batches `update_both` takes, one for each of its updates."""
   return 1 if training.updates == "joint" else 1 + training.auxiliary_updates
