@@ -226,10 +226,13 @@ FIELDS: dict[str, Field] = {
     ),
     auxiliary_updates=Field(Whole(1, 1000), "Auxiliary updates per generator update."),
     noise=Field(
-      Choice(("none", "gaussian", "pyramid")),
-      "Input of the student: gaussian (per position) | pyramid (images: at all resolutions).",
+      Choice(("none", "gaussian", "pyramid", "latent")),
+      "Input of the student: gaussian (per position) | pyramid (images: at all resolutions) |"
+      " latent (one number per example).",
     ),
-    noise_dim=Field(Whole(1, 2**16), "Numbers per position, or maps per resolution."),
+    noise_dim=Field(
+      Whole(1, 2**16), "Numbers per position, maps per resolution, or features of the latent."
+    ),
     noise_scale=Field(
       Real("(0, 1000]"),
       "Standard deviation. A joint choice can settle in the noise, or in the weights once and for"

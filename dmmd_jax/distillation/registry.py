@@ -10,6 +10,7 @@ METHODS = {
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
   "sdtt": "sdtt.SDTT",
   "dcd": "dcd.DCD",
+  "di4c": "di4c.Di4C",
 }
 
 

@@ -1,6 +1,5 @@
 """Updates that methods are made of: of a student alone, or of a student and an auxiliary model."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,29 +72,31 @@ def update_in_rounds(
 ) -> tuple[State, dict[str, jax.Array]]:
   """One update of a student that becomes the teacher when a round ends.
 
-  `rounds` are equal parts of `training.num_steps`, the last of them with what is left over. The
+  `rounds` are equal parts of `training.num_steps`. The
   step size is `first_step` in the first round, and doubles with each: `loss(eta, theta, step_size,
   batch, key)` gives a scalar and metrics. A teacher is the student's parameters, not their average;
   the student keeps its optimiser. The round is known by the number of the student's updates.
   """
-
-  def round_of(count):
-    return jnp.minimum(count // (parts.training.num_steps // rounds), rounds - 1)
-
-  begun = round_of(state.student.count)
+  begun = round_of(parts.training, rounds, state.student.count)
   step_size = first_step * jnp.left_shift(1, begun).astype(jnp.float32)
 
   def of_round(eta, theta, batch, key):
     return loss(eta, theta, step_size, batch, key)
 
   state, metrics = update_student_by(parts, of_round, state, batch, key)
-  promote = functools.partial(_promote, round_of(state.student.count) > begun)
-  teacher = jax.tree.map(promote, state.student.params, state.teacher)
+  is_last = round_of(parts.training, rounds, state.student.count) > begun
+  teacher = promote(is_last, state.student.params, state.teacher)
   return state.replace(teacher=teacher), metrics | {"step_size": step_size}
 
 
-def _promote(is_last: jax.Array, student: jax.Array, teacher: jax.Array) -> jax.Array:
-  return jnp.where(is_last, student.astype(teacher.dtype), teacher)
+def round_of(training: Training, rounds: int, count: jax.Array) -> jax.Array:
+  """The round of the update after `count` others; rounds are equal but for the last, the longest."""
+  return jnp.minimum(count // (training.num_steps // rounds), rounds - 1)
+
+
+def promote(now: jax.Array, student: Any, teacher: Any) -> Any:
+  """The teacher, or where `now` holds the student's parameters in the teacher's precision."""
+  return jax.tree.map(lambda new, old: jnp.where(now, new.astype(old.dtype), old), student, teacher)
 
 
 def problems_of_rounds(config: Any) -> Iterator[str]:
