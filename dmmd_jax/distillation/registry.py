@@ -8,6 +8,7 @@ METHODS = {
   "dmmd": "dmmd.DMMD",
   "kernel_score": "kernel_score.KernelScore",
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
+  "dimo": "dimo.DiMO",
 }
 
 
