@@ -9,6 +9,7 @@ METHODS = {
   "kernel_score": "kernel_score.KernelScore",
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
   "dimo": "dimo.DiMO",
+  "idlm": "idlm.IDLM",
 }
 
 
