@@ -10,6 +10,7 @@ METHODS = {
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
   "dimo": "dimo.DiMO",
   "idlm": "idlm.IDLM",
+  "didi": "didi.DiDi",
 }
 
 
