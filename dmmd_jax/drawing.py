@@ -12,9 +12,10 @@ from dmmd_jax import parallel
 from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Dataset
 from dmmd_jax.diffusion.processes import Masked
-from dmmd_jax.diffusion.samplers import ancestral_sample
+from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
+from dmmd_jax.phases.models import student_draw
 from dmmd_jax.records import Source
 
 # draw(params, keys [n], labels [n]) -> tokens [n, *shape]
@@ -26,12 +27,17 @@ _MOST_EXAMPLES = 256
 
 
 class Model(NamedTuple):
-  """A trained network with its parameters, sharded over a mesh, and what its data are like."""
+  """A trained network with its parameters, sharded over a mesh, and what its data are like.
+
+  `sampler` draws from it, in `num_steps(nfe)` steps when it is asked for `nfe`.
+  """
 
   denoiser: Denoiser
   params: Any
   dataset: Dataset
   mesh: jax.sharding.Mesh
+  sampler: Callable[..., Samples] = ancestral_sample
+  num_steps: Callable[[int], int] = lambda nfe: nfe
 
 
 def load(source: Source, is_student: bool, guidance: float) -> Model:
@@ -48,7 +54,8 @@ def load(source: Source, is_student: bool, guidance: float) -> Model:
   denoiser = build.make_denoiser(config, dataset, student=is_student)
   mesh = parallel.make_mesh()
   params = build.load_ema(source, denoiser.init, mesh)
-  return Model(denoiser.guided(guidance), params, dataset, mesh)
+  sampling = student_draw(config, dataset) if is_student else ()
+  return Model(denoiser.guided(guidance), params, dataset, mesh, *sampling)
 
 
 def _needs_data(config) -> bool:
@@ -86,9 +93,15 @@ def example_keys(seed: int, start: int, num: int) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), start + np.arange(num))
 
 
-def make_draw(denoiser: Denoiser, nfe: int, temperature: float, top_p: float) -> Draw:
+def make_draw(
+  denoiser: Denoiser,
+  nfe: int,
+  temperature: float,
+  top_p: float,
+  sampler: Callable[..., Samples] = ancestral_sample,
+) -> Draw:
   """Draws examples in `nfe` steps, those of a network that knows classes of the labels given."""
-  sample = build.make_sampler(denoiser, None, temperature=temperature, top_p=top_p)
+  sample = build.make_sampler(denoiser, None, None, temperature, top_p, sampler)
 
   def one(params, key, label):
     return sample(params, key, (1, *denoiser.shape), nfe, label[None]).tokens[0]
@@ -97,7 +110,12 @@ def make_draw(denoiser: Denoiser, nfe: int, temperature: float, top_p: float) ->
 
 
 def make_stream(
-  denoiser: Denoiser, prompt: np.ndarray, nfe: int, temperature: float, top_p: float
+  denoiser: Denoiser,
+  prompt: np.ndarray,
+  nfe: int,
+  temperature: float,
+  top_p: float,
+  sampler: Callable[..., Samples] = ancestral_sample,
 ) -> Callable[[Any, jax.Array], Iterator[np.ndarray]]:
   """`stream(params, keys)` yields tokens `[n, D / num_blocks]` of `n` texts, block after block.
 
@@ -122,7 +140,7 @@ def make_stream(
       return denoiser.block_log_mean(params, cache, start, z, t, key)
 
     key = jax.random.fold_in(key, start)
-    drawn = ancestral_sample(predict, denoiser.process, key, (1, size), nfe, temperature, top_p)
+    drawn = sampler(predict, denoiser.process, key, (1, size), nfe, temperature, top_p)
     x = jnp.where(known, given, drawn.tokens)
     return x[0], denoiser.remember(params, cache, start, x) if denoiser.num_blocks > 1 else cache
 

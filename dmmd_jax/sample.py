@@ -125,7 +125,8 @@ def draw(
   with contextlib.redirect_stdout(sys.stderr):  # samples alone are the output
     model = drawing.load(source, args.model == "student", args.guidance)
   labels = _labels(args, model.denoiser.num_classes, source.config.dataset.name)
-  settings = args.nfe, args.temperature, args.top_p
+  steps = model.num_steps(args.nfe)
+  settings = steps, args.temperature, args.top_p, model.sampler
   if kind == "texts":
     decode = model.dataset.tokenizer.decode
     stream = drawing.make_stream(model.denoiser, prompt, *settings)
@@ -144,8 +145,8 @@ def draw(
     for line in sample_files.lines(kind, rows, decode, args.num):
       print(line, flush=True)
     return
-  nfe = model.denoiser.evaluations(args.nfe)
-  about = {"model": args.model, "steps": args.nfe, "nfe": nfe, "seed": args.seed}
+  nfe = model.denoiser.evaluations(steps)
+  about = {"model": args.model, "steps": steps, "nfe": nfe, "seed": args.seed}
   about |= {"labels": labels} if model.denoiser.num_classes else {}
   about |= {"digest": source.digest} if source.digest else {}
   tokens = np.concatenate([*batches])

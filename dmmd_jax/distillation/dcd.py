@@ -51,6 +51,7 @@ class DCD:
   parts: Parts
   dcd: DCDSettings = dataclasses.field(default_factory=DCDSettings)
 
+  noises = ("none",)  # students become teachers
   batches_per_step = 1
 
   def init(self, key: jax.Array, teacher: Any) -> updates.State:

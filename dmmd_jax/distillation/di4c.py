@@ -122,6 +122,7 @@ class Di4C:
   parts: Parts
   di4c: Di4CSettings = dataclasses.field(default_factory=Di4CSettings)
 
+  noises = ("latent", "gaussian", "pyramid")
   batches_per_step = 1
 
   def init(self, key: jax.Array, teacher: Any) -> updates.State:
@@ -207,8 +208,6 @@ class Di4C:
   def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
     distill = config.distill
     passes, block = distill.di4c.passes, config.network.get("block", 0)
-    if distill.noise == "none":
-      yield "distill.noise is 'none'; the student of di4c is a mixture over its noise: use 'latent'"
     if block:
       yield (
         f"network.block is {block}; the products of di4c are over all tokens of an example: set it"

@@ -32,7 +32,7 @@ class Network(Protocol):
 
 
 # Kinds of noise of a student that moves joint choices into it.
-ANY_NOISE = ("gaussian", "pyramid", "none")
+ANY_NOISE = ("gaussian", "pyramid", "latent", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +77,10 @@ class Parts:
 class Method(Protocol):
   """A way to distil: a frozen value of `parts` and settings, the fields of sections of a config.
 
-  `noises` are the kinds of `distill.noise` for its student. `batches_per_step` is how many
-  batches of `training.batch_size` a step is given, in one. A method whose student is not sampled as
-  any other model has a function `sample` with the signature of `samplers.ancestral_sample`.
+  `noises` are the kinds of `distill.noise` for its student. `batches_per_step` is how many batches
+  of `training.batch_size` a step is given, in one. A method whose student is not sampled as any
+  other model has a function `sample` with the signature of `samplers.ancestral_sample`, and, where
+  it takes other than `nfe` steps, `num_steps(nfe)`.
   """
 
   parts: Parts

@@ -11,6 +11,9 @@ METHODS = {
   "sdtt": "sdtt.SDTT",
   "dcd": "dcd.DCD",
   "di4c": "di4c.Di4C",
+  "dimo": "dimo.DiMO",
+  "idlm": "idlm.IDLM",
+  "didi": "didi.DiDi",
 }
 
 

@@ -27,6 +27,8 @@ class Steps:
   renoise: str = "posterior"
   # True: t = 1 always, the one-step setting of DiMO (arXiv 2503.15457).
   from_prior: bool = False
+  # True: t is uniform, whatever s is (IDLM); with forward renoising z_s may be the noisier one.
+  fresh_times: bool = False
   prediction: str = "mean"
   # Blocks of a sequence, each at a time of its own (block-autoregressive diffusion).
   num_blocks: int = 1
@@ -52,11 +54,12 @@ class Rollout(NamedTuple):
 
 
 def corrupt(c: Steps, x_data: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Draws `s`, `t` within `1/steps` above it (or 1), and `z_t ~ q(z_t | x_data)`: `z_t, s, t`."""
+  """Draws `z_t ~ q(z_t | x_data)`, `s` and `t`, within `1/steps` above it or as `c` says."""
   time_key, step_key, corrupt_key = jax.random.split(key, 3)
   draw = losses.independent_times if c.independent_times else losses.sample_times
   s = draw(time_key, x_data.shape[0] * c.num_blocks)
-  t = jnp.minimum(1.0, s + jax.random.uniform(step_key, s.shape) / c.steps)
+  u = jax.random.uniform(step_key, s.shape)
+  t = u if c.fresh_times else jnp.minimum(1.0, s + u / c.steps)
   if c.from_prior:
     t = jnp.ones_like(s)
   s, t = (spread(times, c.num_blocks, x_data.shape[1]) for times in (s, t))

@@ -50,6 +50,7 @@ class SDTT:
   parts: Parts
   sdtt: SDTTSettings = dataclasses.field(default_factory=SDTTSettings)
 
+  noises = ("none",)  # students become teachers
   batches_per_step = 1
 
   def init(self, key: jax.Array, teacher: Any) -> updates.State:

@@ -72,9 +72,8 @@ def update_in_rounds(
 ) -> tuple[State, dict[str, jax.Array]]:
   """One update of a student that becomes the teacher when a round ends.
 
-  `rounds` are equal parts of `training.num_steps`. The
-  step size is `first_step` in the first round, and doubles with each: `loss(eta, theta, step_size,
-  batch, key)` gives a scalar and metrics. A teacher is the student's parameters, not their average;
+  `rounds` are equal parts of `training.num_steps`. The step size is `first_step` in the first, and
+  doubles with each: `loss(eta, theta, step_size, batch, key)` gives a scalar and metrics. A teacher is the student's parameters, not their average;
   the student keeps its optimiser. The round is known by the number of the student's updates.
   """
   begun = round_of(parts.training, rounds, state.student.count)
@@ -102,11 +101,6 @@ def promote(now: jax.Array, student: Any, teacher: Any) -> Any:
 def problems_of_rounds(config: Any) -> Iterator[str]:
   """What does not go together with a student that becomes the teacher."""
   c, method = config.distill, config.distill.method
-  if c.noise != "none":
-    yield (
-      f"distill.noise is '{c.noise}' and distill.method '{method}', whose students become teachers,"
-      " which have no noise: use 'none'"
-    )
   if c.teacher == "exact":
     yield (
       f"distill.teacher is 'exact' and distill.method '{method}', whose teachers are given the"

@@ -10,8 +10,7 @@ import numpy as np
 
 from dmmd_jax import parallel, records
 from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
-from dmmd_jax.distillation import registry
-from dmmd_jax.phases import build
+from dmmd_jax.phases import build, distill
 
 # States of a film at most, without the first; they bound its size.
 _MOMENTS = 64
@@ -57,10 +56,12 @@ def make_models(
   if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(sources["student"], student.init, mesh)
-    distill = sources["student"].config.distill
-    sample = build.make_sampler(student, mesh, draw=student_draw(distill.method))
-    own_steps = distill.student_nfe
-    models.append(Model("student", sample, params, c.student_nfe, student.evaluations, own_steps))
+    made_by = sources["student"].config
+    draw, num_steps = student_draw(made_by, dataset)
+    sample = build.make_sampler(student, mesh, draw=draw)
+    steps = tuple(dict.fromkeys(map(num_steps, c.student_nfe)))
+    own_steps = num_steps(made_by.distill.student_nfe)
+    models.append(Model("student", sample, params, steps, student.evaluations, own_steps))
   if language_model and language_model.sample:
     length = dataset.shape[0]
     sample = lambda params, key, shape, steps: language_model.sample(params, key, shape)
@@ -68,9 +69,14 @@ def make_models(
   return models
 
 
-def student_draw(method: str) -> Callable[..., Samples]:
-  """How a student of a method draws: as any model, unless the method has a way of its own."""
-  return getattr(registry.find(method), "sample", ancestral_sample)
+def student_draw(config, dataset) -> tuple[Callable[..., Samples], Callable[[int], int]]:
+  """How a student draws, and in how many steps where it is asked for some.
+
+  As any model, and in as many, unless the method that made it has a way of its own.
+  """
+  method = distill.make_method(config, dataset)
+  num_steps = getattr(method, "num_steps", lambda steps: steps)
+  return getattr(method, "sample", ancestral_sample), num_steps
 
 
 def make_draw(
