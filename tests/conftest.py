@@ -8,8 +8,9 @@ QUICK = (
   " --xla_cpu_parallel_codegen_split_count=1"
 )
 
-# For processes of their own: one device compiles sooner than eight.
-ONE_DEVICE = {"XLA_FLAGS": QUICK}
+# For processes of their own: one device compiles sooner than eight. They run the same programs
+# again and again, of which the small ones, too, are compiled once.
+ONE_DEVICE = {"XLA_FLAGS": QUICK, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 # Eight virtual devices, so that every test that shards really does.
 os.environ["XLA_FLAGS"] = (
