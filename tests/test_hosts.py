@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 
 from dmmd_jax import lock
-from tests.conftest import QUICK
+from tests.conftest import ONE_DEVICE, QUICK
 from tests.test_main import run_main
 from tests.test_training import TOY, equal, final_files, newest
 
@@ -29,7 +29,7 @@ def start(command, num_processes, log, devices=8):
     port = free.getsockname()[1]
   processes = []
   for i in range(num_processes):
-    environment = os.environ | {
+    environment = os.environ | ONE_DEVICE | {
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // num_processes} {QUICK}",
