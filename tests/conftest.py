@@ -19,3 +19,11 @@ os.environ["XLA_FLAGS"] = (
 
 # A shell starts programs in the background with Ctrl-C ignored, which those of the tests inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Files of more than a minute. They come first: one that comes last leaves a core without work.
+_LONG = ("hosts", "notebooks", "main", "training", "fuzz", "parallel", "new_user", "text")
+
+
+def pytest_collection_modifyitems(items):
+  place = {f"tests.test_{name}": i for i, name in enumerate(_LONG)}
+  items.sort(key=lambda item: place.get(item.module.__name__, len(place)))
