@@ -17,7 +17,7 @@ demo: $(VENV)/ready  ## train, distil and evaluate on handwritten digits; result
 	$(RUN) dmmd_jax.main --config=configs/digits_dmmd.py
 
 # Most of their time is compilation, which takes one core. Files are kept together for what they
-# share, and in order: the longest are not the last.
+# share, and in the order of tests/conftest.py: the longest come first.
 test: $(VENV)/ready  ## run all tests
 	$(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 

@@ -8,8 +8,9 @@ QUICK = (
   " --xla_cpu_parallel_codegen_split_count=1"
 )
 
-# For processes of their own: one device compiles sooner than eight.
-ONE_DEVICE = {"XLA_FLAGS": QUICK}
+# For processes of their own: one device compiles sooner than eight. They run the same programs
+# again and again, of which the small ones, too, are compiled once.
+ONE_DEVICE = {"XLA_FLAGS": QUICK, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 # Eight virtual devices, so that every test that shards really does.
 os.environ["XLA_FLAGS"] = (
@@ -18,3 +19,11 @@ os.environ["XLA_FLAGS"] = (
 
 # A shell starts programs in the background with Ctrl-C ignored, which those of the tests inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Files of more than a minute. They come first: one that comes last leaves a core without work.
+_LONG = ("hosts", "notebooks", "main", "training", "fuzz", "parallel", "new_user", "text")
+
+
+def pytest_collection_modifyitems(items):
+  place = {f"tests.test_{name}": i for i, name in enumerate(_LONG)}
+  items.sort(key=lambda item: place.get(item.module.__name__, len(place)))

@@ -65,7 +65,7 @@ class Run:
   def __init__(self, name: str, workdir: pathlib.Path):
     self.name, self.workdir, self._log = name, workdir, workdir.with_suffix(".log")
     command = [sys.executable, "-m", "dmmd_jax.main", *EXPERIMENTS[name], f"--workdir={workdir}"]
-    environment = os.environ | ONE_DEVICE | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | ONE_DEVICE
     self.start, self._began = time.monotonic(), time.time()
     with self._log.open("w") as log:
       self._process = subprocess.Popen(

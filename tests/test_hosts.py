@@ -1,4 +1,4 @@
-"""Two processes of four virtual devices each, joined over loopback, against one of eight."""
+"""Two processes of several virtual devices each, joined over loopback, against one of all."""
 
 import json
 import os
@@ -15,26 +15,30 @@ import pytest
 from etils import epath
 
 from dmmd_jax import lock
-from tests.conftest import QUICK
+from tests.conftest import ONE_DEVICE, QUICK
 from tests.test_main import run_main
 from tests.test_training import TOY, equal, final_files, newest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(command, num_processes, log, devices=8):
+def start(command, num_processes, log, devices=4):
   """The processes of one run, that share `devices`; what they print goes to `log`.0, `log`.1 …"""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   processes = []
   for i in range(num_processes):
-    environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(ROOT),
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // num_processes} {QUICK}",
-      "DMMD_PATIENCE_SECONDS": "10",
-    }
+    environment = (
+      os.environ
+      | ONE_DEVICE
+      | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // num_processes} {QUICK}",
+        "DMMD_PATIENCE_SECONDS": "10",
+      }
+    )
     if num_processes > 1:
       environment |= {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -104,7 +108,8 @@ def test_two_processes_have_the_losses_of_one_and_read_half_of_the_data_each(tmp
   for number, axes in ((1, [8, 1, 1]), (2, [2, 2, 2])):
     name = f"{number}-{axes}"
     command = [program, tmp_path / name, json.dumps(axes)]
-    found[name] = results(finish(start(command, number, tmp_path / name), tmp_path / name))
+    processes = start(command, number, tmp_path / name, devices=8)
+    found[name] = results(finish(processes, tmp_path / name))
   (one,), two = found.values()
   for result in two:
     np.testing.assert_allclose(result["losses"], one["losses"], atol=1e-4)
@@ -133,7 +138,7 @@ def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp("whole")
   command = [*MAIN, f"--workdir={folder / 'run'}", "--config.teacher.num_steps=35"]
   texts = finish(start(command, 2, folder / "log"), folder / "log")
-  assert "8 cpu devices in 2 processes" in texts[0]
+  assert "4 cpu devices in 2 processes" in texts[0]
   return final_files(folder / "run", "teacher", 35)
 
 

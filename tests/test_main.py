@@ -157,7 +157,7 @@ def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
     "--config.evaluate.teacher_nfe=(2,)",
     "--config.evaluate.student_nfe=(1,)",
     "--config.evaluate.sample_batch_size=16",
-    "--config.dataset.shape=(16,16,3)",
+    "--config.dataset.shape=(8,8,3)",
     "--config.evaluate.inception=absent.pth",
     f"--workdir={tmp_path}",
     **ONE_DEVICE,

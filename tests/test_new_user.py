@@ -29,7 +29,7 @@ SMALL_TEXT = (
 def home(tmp_path_factory):
   folder = tmp_path_factory.mktemp("home")
   for i, digit in enumerate(load_digits().images[:40]):
-    image = Image.fromarray((16 * digit).clip(max=255).astype(np.uint8)).resize((28, 28))
+    image = Image.fromarray((16 * digit).clip(max=255).astype(np.uint8)).resize((8, 8))
     path = folder / "images" / str(i % 2) / f"{i}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
@@ -60,7 +60,7 @@ def test_images(home, run):
   evaluation = home / "runs/images/evaluate"
   assert (evaluation / "report.html").is_file()
   run("python -m dmmd_jax sample --workdir=runs/images", "--num=4", "--nfe=1")
-  assert min(Image.open(home / "samples.png").size) >= 2 * 28
+  assert min(Image.open(home / "samples.png").size) >= 2 * 8
   listed = run("python -m dmmd_jax runs", f"{home}/runs")
   assert "images" in listed and listed.count("complete") >= 3
 
