@@ -104,6 +104,7 @@ def statistics(
 ) -> dict[str, np.ndarray]:
   """Mean over seeds, its error and the NFE at each number of steps, `[steps, 3]`, by row.
 
+  A student of one step has a row at that step only.
   The error is the standard error over seeds, but at least the sampling error of one cell (root mean
   square over seeds): few seeds may agree by chance.
   """
@@ -111,7 +112,8 @@ def statistics(
   rows |= {name: ("student", runs) for name, runs in results.items()}
   found = {}
   for name, (model, runs) in rows.items():
-    cells = np.array([[run[model, metric, number] for number in steps] for run in runs])
+    drawn = [number for number in steps if (model, metric, number) in runs[0]]
+    cells = np.array([[run[model, metric, number] for number in drawn] for run in runs])
     values, sampling = cells[..., 0], np.sqrt(np.square(cells[..., 1]).mean(0))
     over_seeds = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
     found[name] = np.stack([values.mean(0), np.maximum(over_seeds, sampling), cells[0, :, 2]], 1)

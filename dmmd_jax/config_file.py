@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from dmmd_jax import config_search
-from dmmd_jax.fields import FIELDS, RENAMED, find, is_setting
+from dmmd_jax.fields import FIELDS, RENAMED
 from dmmd_jax.rules import Choice, Flag, Items, Rule
+from dmmd_jax.settings import find, is_setting
 
 # presets.<name>, and the dot before a field of it
 _PRESET = re.compile(r"presets(\.[^.]*(\.|$)|$)")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from dmmd_jax import config_file, config_search
-from dmmd_jax import fields as known
 from dmmd_jax.fields import Field
+from dmmd_jax.settings import everything as all_fields
 
 _WIDTH = 100
 
@@ -34,7 +34,7 @@ def everything() -> str:
 def of_config(config: ConfigDict) -> str:
   """The fields of a config with their values; of each preset, what it sets."""
   values, lines, last = dict(config_file.flat(config)), [], None
-  for name, field in known.everything().items():
+  for name, field in all_fields().items():
     if name not in values:
       continue
     section, _, short = name.rpartition(".")
@@ -51,7 +51,7 @@ def of_config(config: ConfigDict) -> str:
 def _sections() -> Iterator[tuple[list[str], dict[str, Field]]]:
   """Sections with their fields; those that have the same ones, such as optimisers, together."""
   by_section: dict[str, dict[str, Field]] = {}
-  for name, field in known.everything().items():
+  for name, field in all_fields().items():
     section, _, last = name.rpartition(".")
     by_section.setdefault(section, {})[last] = field
   while by_section:

@@ -11,10 +11,11 @@ from configs import digits_dmmd
 from dmmd_jax import config, optimization
 from dmmd_jax.data import alphabets
 from dmmd_jax.data.pipeline import Dataset
-from dmmd_jax.fields import FIELDS, everything
+from dmmd_jax.fields import FIELDS
 from dmmd_jax.networks import layers, noise
 from dmmd_jax.phases import build
 from dmmd_jax.rules import Choice, Flag, Items, Real, Row, Text, Whole
+from dmmd_jax.settings import everything
 
 PAIR = Row(("size", "weights"), (Whole(1), Items(Real("(0, inf)"))))
 
@@ -123,10 +124,8 @@ def decay_of(name: str):
 
 
 def noise_of(name: str):
-  drawn = jax.eval_shape(
-    lambda key: noise.sample_noise(key, name, 2, (4, 4, 1), 3), jax.random.key(0)
-  )
-  return None if drawn is None else drawn.shape
+  drawn = noise.sample_noise(jax.random.key(0), name, 2, (4, 4, 1), 3)
+  return None if drawn is None else (drawn.shape, bool((drawn == drawn[:, :1, :1]).all()))
 
 
 def alphabet_of(name: str):

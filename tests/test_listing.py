@@ -3,7 +3,7 @@
 import re
 
 from dmmd_jax import config_file, listing
-from dmmd_jax.fields import everything
+from dmmd_jax.settings import everything
 
 
 def sections(text):

@@ -73,8 +73,9 @@ def update_in_rounds(
   """One update of a student that becomes the teacher when a round ends.
 
   `rounds` are equal parts of `training.num_steps`. The step size is `first_step` in the first, and
-  doubles with each: `loss(eta, theta, step_size, batch, key)` gives a scalar and metrics. A teacher is the student's parameters, not their average;
-  the student keeps its optimiser. The round is known by the number of the student's updates.
+  doubles with each: `loss(eta, theta, step_size, batch, key)` gives a scalar and metrics. A teacher
+  is the student's parameters, not their average; the student keeps its optimiser. The round is
+  known by the number of the student's updates.
   """
   begun = round_of(parts.training, rounds, state.student.count)
   step_size = first_step * jnp.left_shift(1, begun).astype(jnp.float32)
@@ -89,7 +90,7 @@ def update_in_rounds(
 
 
 def round_of(training: Training, rounds: int, count: jax.Array) -> jax.Array:
-  """The round of the update after `count` others; rounds are equal but for the last, the longest."""
+  """The round of the update after `count` others; all are equal, but the last may be longer."""
   return jnp.minimum(count // (training.num_steps // rounds), rounds - 1)
 
 

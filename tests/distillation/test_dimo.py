@@ -268,7 +268,6 @@ def test_steps_move_both_models(updates):
   ("changes", "message"),
   [
     ({"process.name": "uniform"}, "process.name is 'uniform'"),
-    ({"distill.noise": "none"}, "distill.noise is 'none'"),
     ({"distill.student_nfe": 4}, "distill.student_nfe is 4"),
     ({"distill.from_prior": True}, "distill.from_prior is True"),
     ({"network.block": 4}, "network.block is 4"),
