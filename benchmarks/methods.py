@@ -7,8 +7,8 @@ rate is chosen for each by the same search, of one seed and half of the time eac
 metric at four steps on the validation split; then every seed is distilled and measured on
 `--split`. `--methods=dmmd,sdtt` takes some of them, `--process=uniform` those that know it; what a
 method cannot do is printed in its own words. Several teachers are taken by turns, one a seed. What
-is complete in `--out` is not run again: times and choices are kept there in `steps.json` and
-`rates.json`. Arguments after `--` go to every run.
+is complete in `--out` is not run again, times and choices included (`choices/`), so that a second
+process may take other methods meanwhile. Arguments after `--` go to every run.
 
 It prints tables (mean over seeds, and the larger of its standard error and that of one cell), and
 writes `results.json` for `benchmarks.tables`, and `methods.png`.
@@ -16,7 +16,9 @@ writes `results.json` for `benchmarks.tables`, and `methods.png`.
 
 import argparse
 import dataclasses
+import functools
 import json
+import pathlib
 import time
 from collections.abc import Callable
 
@@ -31,30 +33,33 @@ from dmmd_jax.distillation import registry
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """What students are compared on: a config, the metrics that tables have, the first to choose by.
+  """What students are compared on, and the metrics that tables have, the first to choose by.
 
-  `overrides` of a run may name its teacher.
+  A method has the config `<name>_<method>.py` where there is one, else that of D-MMD. `overrides`
+  of a run may name its teacher.
   """
 
-  config: str
+  name: str
   metrics: tuple[str, ...]
   overrides: tuple[str, ...] = ()
 
 
 DATA = {
   "hmm": Data(
-    # Methods whose student becomes the teacher need one that is a network.
-    "configs/hmm_dmmd.py",
+    "hmm",
     ("nll", "pair_tv", "kernel_mmd", "entropy"),
+    # Methods whose student becomes the teacher need one that is a network.
     ("--config.distill.teacher=network",),
   ),
-  "digits": Data("configs/digits_dmmd.py", few_steps.METRICS["digits"]),
+  "digits": Data("digits", few_steps.METRICS["digits"]),
   "text": Data(
-    "configs/text_dmmd.py",
+    "text",
     few_steps.METRICS["text"],
     (f"--config.reference.workdir={few_steps.TEACHER}",),
   ),
 }
+# What a method needs on any data.
+NEEDS = {"dimo": ["--config.distill.student_nfe=1"]}
 STEPS = (1, 2, 4, 8, 16)
 # By which metric at how many steps a rate is chosen, and the rates, in those of the config.
 CHOSEN_AT = 4
@@ -63,32 +68,46 @@ RATES = (1 / 3, 1.0, 3.0)
 _TIMED = 10
 
 
+def config_of(method: str, data: Data) -> str:
+  name = {"kernel_score": "kernel"}.get(method, method)
+  own = pathlib.Path(f"configs/{data.name}_{name}.py")
+  return str(own) if own.is_file() else f"configs/{data.name}_dmmd.py"
+
+
 def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
-  """Overrides that a method needs on this data. Raises `ConfigError` for what it cannot do."""
+  """Config and overrides of a method on this data. Raises `ConfigError` for what it cannot do."""
   found = [
+    f"--config={config_of(method, data)}",
     f"--config.distill.method={method}",
     f"--config.process.name={args.process}",
     *data.overrides,
+    *NEEDS.get(method, []),
     *args.extra,
   ]
   noises = registry.find(method).noises
-  if load(data, found).distill.noise not in noises:
+  if load(found).distill.noise not in noises:
     found.append(f"--config.distill.noise={noises[0]}")
-  config_checks.check(load(data, found))
+  config_checks.check(load(found))
   return found
 
 
-def load(data: Data, overrides: list[str]):
+def load(flags: list[str]):
   """The config of a run."""
-  fields, _ = config_file.split(overrides)
-  config, given = config_file.load(data.config, fields)
+  path, overrides = split(flags)
+  config, given = config_file.load(path, config_file.split(overrides)[0])
   config_checks.apply_preset(config, given)
   return config
 
 
-def seconds_per_step(data: Data, overrides: list[str]) -> float:
+def split(flags: list[str]) -> tuple[str, list[str]]:
+  """The config of `settings`, and all other flags, as `few_steps.compare` has them."""
+  return flags[0].removeprefix("--config="), flags[1:]
+
+
+def seconds_per_step(flags: list[str]) -> float:
   """The least of three times of a compiled step, that of a teacher that is not trained."""
-  config = load(data, overrides)
+  config = load(flags)
+  config_checks.check(config)
   step = distill_step(config)
   jax.block_until_ready(step())
   times = []
@@ -110,33 +129,33 @@ def kept(path, key: str, make: Callable[[], float]) -> float:
   return found[key]
 
 
-def timed(overrides: list[str], seconds: float, per_step: float) -> list[str]:
-  """Overrides of a run that trains for so many seconds."""
-  return [*overrides, f"--config.distill.num_steps={max(1, round(seconds / per_step))}"]
+def timed(flags: list[str], seconds: float, per_step: float) -> list[str]:
+  """Flags of a run that trains for so many seconds."""
+  return [*flags, f"--config.distill.num_steps={max(1, round(seconds / per_step))}"]
 
 
-def at_rate(data: Data, overrides: list[str], factor: float) -> list[str]:
-  """Overrides with the learning rates of student and auxiliary model times a factor."""
-  config = load(data, overrides)
+def at_rate(flags: list[str], factor: float) -> list[str]:
+  """Flags with the learning rates of student and auxiliary model times a factor."""
+  config = load(flags)
   rates = {
     name: config.distill[name].learning_rate * factor
     for name in ("student_optimizer", "auxiliary_optimizer")
   }
-  return overrides + [f"--config.distill.{n}.learning_rate={r:.3g}" for n, r in rates.items()]
+  return flags + [f"--config.distill.{n}.learning_rate={r:.3g}" for n, r in rates.items()]
 
 
 def choose_rate(
-  method: str, data: Data, overrides: list[str], per_step: float, args: argparse.Namespace
+  method: str, data: Data, flags: list[str], per_step: float, args: argparse.Namespace
 ) -> float:
   """The factor of the rates with the lowest first metric on the validation split."""
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
-  half = timed(overrides, 30.0 * args.minutes, per_step)
+  half = timed(flags, 30.0 * args.minutes, per_step)
   variants = {
-    factor: (f"search/{method}/{factor:.2g}", data.config, at_rate(data, half, factor))
-    for factor in RATES
+    factor: (f"search/{method}/{factor:.2g}", *split(at_rate(half, factor))) for factor in RATES
   }
-  results = few_steps.compare(variants, (CHOSEN_AT,), search)
-  cell = ("student", data.metrics[0], CHOSEN_AT)
+  steps = CHOSEN_AT if method != "dimo" else 1
+  results = few_steps.compare(variants, (steps,), search)
+  cell = ("student", data.metrics[0], steps)
   return min(results, key=lambda factor: results[factor][0][cell][0])
 
 
@@ -156,18 +175,15 @@ def main() -> None:
   data, variants = DATA[args.data], {}
   for method in args.methods.split(","):
     try:
-      overrides = settings(method, data, args)
+      flags = settings(method, data, args)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
       continue
-    per_step = kept(args.out / "steps.json", method, lambda o=overrides: seconds_per_step(data, o))
-    rate = kept(
-      args.out / "rates.json",
-      method,
-      lambda m=method, o=overrides, s=per_step: choose_rate(m, data, o, s, args),
-    )
-    chosen = timed(at_rate(data, overrides, rate), 60.0 * args.minutes, per_step)
-    variants[method] = (method, data.config, chosen)
+    choices = args.out / "choices" / f"{method}.json"
+    per_step = kept(choices, "seconds_per_step", functools.partial(seconds_per_step, flags))
+    choose = functools.partial(choose_rate, method, data, flags, per_step, args)
+    chosen = at_rate(flags, kept(choices, "rate", choose))
+    variants[method] = (method, *split(timed(chosen, 60.0 * args.minutes, per_step)))
   results = few_steps.compare(variants, STEPS, args)
   few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)
   first = data.metrics[0]

@@ -156,7 +156,7 @@ def test_what_does_not_go_together_is_said():
   checks.check(digits_dcd.get_config())
   for changes, message in (
     ({"distill.dcd.rounds": 8}, "would step 2, further than from 1 to 0"),
-    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid' and distill.method 'dcd'"),
+    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid'; a student of dcd takes none"),
     ({"distill.guidance": 1.0}, "would act anew in every round|guidance"),
   ):
     config = digits_dcd.get_config()
