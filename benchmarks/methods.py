@@ -61,9 +61,9 @@ DATA = {
 # What a method needs on any data.
 NEEDS = {"dimo": ["--config.distill.student_nfe=1"]}
 STEPS = (1, 2, 4, 8, 16)
-# By which metric at how many steps a rate is chosen, and the rates, in those of the config.
+# The number of steps that a rate is chosen at, and the rates, in those of the config.
 CHOSEN_AT = 4
-RATES = (1 / 3, 1.0, 3.0)
+RATES = "0.33,1,3"
 # Steps that are timed, after a first one.
 _TIMED = 10
 
@@ -148,10 +148,13 @@ def choose_rate(
   method: str, data: Data, flags: list[str], per_step: float, args: argparse.Namespace
 ) -> float:
   """The factor of the rates with the lowest first metric on the validation split."""
+  factors = [float(factor) for factor in args.rates.split(",")]
+  if len(factors) == 1:
+    return factors[0]
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
   half = timed(flags, 30.0 * args.minutes, per_step)
   variants = {
-    factor: (f"search/{method}/{factor:.2g}", *split(at_rate(half, factor))) for factor in RATES
+    factor: (f"search/{method}/{factor:.2g}", *split(at_rate(half, factor))) for factor in factors
   }
   steps = CHOSEN_AT if method != "dimo" else 1
   results = few_steps.compare(variants, (steps,), search)
@@ -168,6 +171,9 @@ def main() -> None:
   parser.add_argument("--data", choices=DATA, default="hmm")
   parser.add_argument("--process", default="masked", help="masked | uniform | marginal")
   parser.add_argument("--methods", default=",".join(registry.METHODS))
+  parser.add_argument(
+    "--rates", default=RATES, help="in those of the config; one is taken as it is"
+  )
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
   few_steps.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
