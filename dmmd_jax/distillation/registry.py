@@ -9,6 +9,7 @@ METHODS = {
   "kernel_score": "kernel_score.KernelScore",
   "dmmd_kernel": "dmmd_kernel.DMMDKernel",
   "di4c": "di4c.Di4C",
+  "redi": "redi.ReDi",
 }
 
 
