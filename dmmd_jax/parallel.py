@@ -91,8 +91,11 @@ def state_shardings(mesh: Mesh, abstract_state):
 
 
 def _where_it_divides(sharding: NamedSharding, array) -> NamedSharding:
+  def size(axes):
+    return math.prod(sharding.mesh.shape[a] for a in ([axes] if isinstance(axes, str) else axes))
+
   axes = zip(array.shape, sharding.spec, strict=False)
-  spec = [axis if axis and n % sharding.mesh.shape[axis] == 0 else None for n, axis in axes]
+  spec = [axis if axis and n % size(axis) == 0 else None for n, axis in axes]
   return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 

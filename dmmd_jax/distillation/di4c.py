@@ -29,7 +29,6 @@ matter through the marginals, the sooner the larger `distill.noise_scale`.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -134,12 +133,10 @@ class Di4C:
     return state.replace(teacher=jax.tree.map(lambda x: x.astype(dtype), state.ema))
 
   def step(self, state, batch, key: jax.Array):
-    training, passes = self.parts.training, self.di4c.passes
     state, metrics = updates.update_student_by(self.parts, self.loss, state, batch, key)
-    if passes > 1:
-      round_of = functools.partial(updates.round_of, training, passes)
-      is_last = round_of(state.student.count) > round_of(state.student.count - 1)
-      state = state.replace(teacher=updates.promote(is_last, state.ema, state.teacher))
+    if self.di4c.passes > 1:
+      ended = updates.round_ended(self.parts.training, self.di4c.passes, state.student.count)
+      state = state.replace(teacher=updates.promote(ended, state.ema, state.teacher))
     return state, metrics
 
   def loss(self, eta, theta, batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -12,7 +12,14 @@ from dmmd_jax.positions import Deferred
 
 
 class Network(Protocol):
-  """A network as functions of its parameters; it may need a batch's labels, or its clean blocks."""
+  """A network as functions of its parameters; it may need a batch's labels, or its clean blocks.
+
+  Its examples are of a `shape`, and of so many classes if it knows them; an exact teacher has none
+  of this.
+  """
+
+  shape: tuple[int, ...]
+  num_classes: int
 
   def init(self, key: jax.Array) -> Any:
     """Parameters that carry logical axis names."""
@@ -28,7 +35,13 @@ class Network(Protocol):
   def log_mean(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
   ) -> jax.Array | Deferred:
-    """`log E[x | z_t]`, float32 `[B, ..., K]`; `key` is that of the student's noise."""
+    """`log E[x | z_t]`, float32 `[B, ..., K]`.
+
+    `key` is that of the student's noise; of keys `[B]` every example has one.
+    """
+
+  def noise(self, key: jax.Array, z: jax.Array) -> jax.Array | None:
+    """A student's noise of `key` for tokens `z`, with a last axis of channels, before scaling."""
 
 
 # Kinds of noise of a student that moves joint choices into it.

@@ -14,6 +14,7 @@ METHODS = {
   "dimo": "dimo.DiMO",
   "idlm": "idlm.IDLM",
   "didi": "didi.DiDi",
+  "redi": "redi.ReDi",
 }
 
 

@@ -84,14 +84,20 @@ def update_in_rounds(
     return loss(eta, theta, step_size, batch, key)
 
   state, metrics = update_student_by(parts, of_round, state, batch, key)
-  is_last = round_of(parts.training, rounds, state.student.count) > begun
-  teacher = promote(is_last, state.student.params, state.teacher)
+  ended = round_ended(parts.training, rounds, state.student.count)
+  teacher = promote(ended, state.student.params, state.teacher)
   return state.replace(teacher=teacher), metrics | {"step_size": step_size}
 
 
 def round_of(training: Training, rounds: int, count: jax.Array) -> jax.Array:
   """The round of the update after `count` others; all are equal, but the last may be longer."""
   return jnp.minimum(count // (training.num_steps // rounds), rounds - 1)
+
+
+def round_ended(training: Training, rounds: int, count: jax.Array) -> jax.Array:
+  """Whether the last of `count` updates was that of a round."""
+  before = jnp.maximum(count - 1, 0)
+  return round_of(training, rounds, count) > round_of(training, rounds, before)
 
 
 def promote(now: jax.Array, student: Any, teacher: Any) -> Any:

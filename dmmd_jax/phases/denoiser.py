@@ -81,7 +81,8 @@ class Denoiser:
   ) -> Deferred:
     """Log-probabilities float32 `[B, ..., K]`, in the network's own meaning.
 
-    A student draws its noise from `key`; the other networks need none but for dropout.
+    A student draws its noise from `key`, or that of each example from one of keys `[B]`; the other
+    networks need none but for dropout.
     """
     given = {"context": self.context, "labels": self.labels}
     given = {n: jnp.repeat(x, len(z) // len(x), axis=0) for n, x in given.items() if x is not None}
@@ -104,8 +105,8 @@ class Denoiser:
     self, params: Any, cache: Cache, start: jax.Array, z: jax.Array, t: jax.Array, key
   ) -> Deferred:
     """`log E[x | z_t, clean blocks before]` of the block `z` that begins at token `start`."""
-    noise = self._noise(key, z)
-    return self._to_mean(self._predict(params, z, t, noise, cache=cache, start=start), z, t)
+    drawn = self._noise(key, z)
+    return self._to_mean(self._predict(params, z, t, drawn, cache=cache, start=start), z, t)
 
   def remember(self, params: Any, cache: Cache, start: jax.Array, x: jax.Array) -> Cache:
     """The cache with a clean block `x` `[B, block]` written."""
@@ -115,6 +116,10 @@ class Denoiser:
 
   def empty_cache(self, batch_size: int) -> Cache:
     return self.module.config.empty_cache(batch_size)
+
+  def noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
+    """What a student draws from `key` beside `z`, before it is scaled."""
+    return noise.sample_noise(key, self.noise_kind, z.shape[0], z.shape[1:], self.noise_dim)
 
   def _features(self, params: Any, *args: Any, **kwargs: Any) -> Any:
     return self.module.apply({"params": params}, *args, method="features", **kwargs)
@@ -138,5 +143,5 @@ class Denoiser:
     return Deferred(self.process.to_mean, (log_probs, z, t))
 
   def _noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
-    drawn = noise.sample_noise(key, self.noise_kind, z.shape[0], z.shape[1:], self.noise_dim)
+    drawn = self.noise(key, z)
     return None if drawn is None else self.noise_scale * drawn
