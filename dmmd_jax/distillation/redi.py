@@ -234,9 +234,9 @@ class ReDi:
       yield f"network.block is {block}; couples of redi are of whole examples: set it to 0"
     if process == "masked":
       tokens = shape[2] if len(shape) == 3 else 1
-      if distill.noise not in ("gaussian", "pyramid"):
+      if distill.noise == "none":
         yield (
-          f"distill.noise is '{distill.noise}' with the masked process, where it decides what the"
+          "distill.noise is 'none' with the masked process, where it decides what the"
           " teacher draws at each position: use 'gaussian' or 'pyramid'"
         )
       elif distill.noise_dim < _PER_TOKEN * tokens:
