@@ -25,6 +25,7 @@ TESTS = {
     "tests/distillation",
     "tests/phases/test_distill.py",
     "tests/phases/test_distill_losses.py",
+    "tests/phases/test_distill_updates.py",
   ),
   "metrics": ("tests/metrics",),
   "mmd": ("tests/mmd",),
