@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dmmd_jax.diffusion.processes import expand
 from dmmd_jax.distillation.parts import Parts, Training
 
 D = 2
@@ -26,22 +27,30 @@ class Lookup:
 
   def log_mean(self, params, z, t, key=None):
     row = (z * self.process.num_states ** jnp.arange(D)[::-1]).sum(-1)
-    t = t.reshape(-1, 1, 1)
-    return jax.nn.log_softmax(params["logits"][row] + t * params["slopes"][row])
+    logits = params["logits"][row]
+    return jax.nn.log_softmax(logits + expand(t, logits) * params["slopes"][row])
 
 
-def make_parts(process, num_steps=7, optimizer=None, ema=0.9, microbatches=1, dtype="float32"):
-  network, optimizer = Lookup(process), optimizer or optax.adam(0.1)
+def make_parts(process, num_steps=7, num_blocks=1, microbatches=1, dtype="float32"):
+  network, optimizer = Lookup(process), optax.adam(0.1)
   training = Training(
-    num_steps, 4, microbatches, ema, dtype, optimizer, optimizer, "joint", 1
-  )  # fmt: skip
+    num_steps=num_steps,
+    batch_size=4,
+    microbatches=microbatches,
+    ema=0.9,
+    teacher_dtype=dtype,
+    student_optimizer=optimizer,
+    auxiliary_optimizer=optimizer,
+    updates="joint",
+    auxiliary_updates=1,
+  )
   return Parts(
     process=process,
     teacher=network,
     student=network,
     auxiliary=network,
     prediction="mean",
-    num_blocks=1,
+    num_blocks=num_blocks,
     student_nfe=1,
     from_prior=False,
     temperature=1.0,

@@ -52,7 +52,6 @@ def test_paths_have_their_joint_law(process, s, t):
   np.add.at(found, (z_t[:, 0], z_s[:, 0]), 1 / size)
   np.testing.assert_allclose(found, joint(process, 1, s, t), atol=5 * 0.5 / np.sqrt(size))
   assert (found > 0).sum() <= (joint(process, 1, s, t) > 0).sum()
-  np.testing.assert_array_equal(z_s, process.corrupt(jax.random.key(0), x, times[1]))
 
 
 def ratio_of(alpha, num_categories):
@@ -107,13 +106,17 @@ def expected_loss(process, eta, theta):
   return total / (paths * counts.sum(-1)).sum()
 
 
+@pytest.mark.parametrize("num_blocks", [1, D])
 @pytest.mark.parametrize("process", [MASKED, UNIFORM], ids=name)
-def test_the_loss_is_an_expectation_over_all_cases(process):
+def test_the_loss_is_an_expectation_over_all_cases(process, num_blocks):
+  """Blocks have times of their own, of which those of an example are nearly equal."""
   eta, theta = (Lookup(process).init(jax.random.key(seed)) for seed in (1, 2))
   with jax.enable_x64(True):
     double = jax.tree.map(lambda a: a.astype(jnp.float64), (eta, theta))
     expected = jax.value_and_grad(lambda *p: expected_loss(process, *p))(*double)
-  found = jax.jit(jax.value_and_grad(DCD(make_parts(process)).loss, has_aux=True))
+  found = jax.jit(
+    jax.value_and_grad(DCD(make_parts(process, num_blocks=num_blocks)).loss, has_aux=True)
+  )
   (loss, metrics), gradient = found(eta, theta, jnp.float32(STEP), BATCH, jax.random.key(0))
   np.testing.assert_allclose(loss, expected[0], rtol=0.01)
   assert metrics["dcd_loss"] == loss

@@ -34,7 +34,7 @@ def leaves(tree):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_student_becomes_the_teacher_when_its_round_ends(dtype):
   """Adam goes on through all of them, as in one run against a target that no teacher changes."""
-  parts = make_parts(MASKED, NUM_STEPS, optax.adam(0.1), dtype=dtype)
+  parts = make_parts(MASKED, NUM_STEPS, dtype=dtype)
 
   def loss(eta, theta, step_size, batch, key):
     pull = sum(((a - step_size) ** 2).sum() for a in jax.tree.leaves(eta))
