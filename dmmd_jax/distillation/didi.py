@@ -22,7 +22,6 @@ from dmmd_jax.diffusion.categorical import draw, entropy, uniforms
 from dmmd_jax.diffusion.processes import expand
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.dmmd import WEIGHTS
-from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.positions import Deferred, map_positions, mean_positions
 from dmmd_jax.rules import Choice, Real, Whole, setting
 
@@ -57,7 +56,7 @@ class Path(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiDi:
+class DiDi(updates.WithAuxiliary):
   """DiDi-Instruct: policy gradients of a discriminator's log-ratios (arXiv 2509.25035).
 
   Their discriminator is the teacher with a head of its own, trained in its last four blocks. Here
@@ -73,20 +72,7 @@ class DiDi:
   other. `student_nfe` and `from_prior` have no part in training.
   """
 
-  parts: Parts
   didi: DiDiSettings = dataclasses.field(default_factory=DiDiSettings)
-
-  noises = ANY_NOISE
-
-  @property
-  def batches_per_step(self) -> int:
-    return updates.batches_per_step(self.parts.training)
-
-  def init(self, key: jax.Array, teacher: Any) -> updates.State:
-    return updates.init(self.parts, key, teacher, auxiliary=True)
-
-  def step(self, state, batch, key: jax.Array):
-    return updates.update_both(self.parts, self.losses, state, batch, key)
 
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
     """Losses of student and discriminator, and metrics: a group of samples for each example."""

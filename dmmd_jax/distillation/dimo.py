@@ -22,7 +22,6 @@ from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, 
 from dmmd_jax.diffusion.processes import Masked
 from dmmd_jax.diffusion.samplers import Predict, Samples
 from dmmd_jax.distillation import updates
-from dmmd_jax.distillation.parts import Parts
 from dmmd_jax.positions import map_positions, mean_positions
 from dmmd_jax.rules import Choice, Real, setting
 
@@ -48,7 +47,7 @@ class DiMOSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class DiMO:
+class DiMO(updates.WithAuxiliary):
   """Di[M]O: one step, from masks and random tokens (arXiv 2503.15457).
 
   Where a student rests the auxiliary model predicts as the teacher, and with label smoothing the
@@ -58,20 +57,9 @@ class DiMO:
   the auxiliary model's loss by the number of masks.
   """
 
-  parts: Parts
   dimo: DiMOSettings = dataclasses.field(default_factory=DiMOSettings)
 
   noises = ("gaussian", "pyramid", "latent")
-
-  @property
-  def batches_per_step(self) -> int:
-    return updates.batches_per_step(self.parts.training)
-
-  def init(self, key: jax.Array, teacher: Any) -> updates.State:
-    return updates.init(self.parts, key, teacher, auxiliary=True)
-
-  def step(self, state, batch, key: jax.Array):
-    return updates.update_both(self.parts, self.losses, state, batch, key)
 
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
     """Losses of student and auxiliary model, and metrics; of `batch` only labels and shape count.

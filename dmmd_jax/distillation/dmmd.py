@@ -21,7 +21,6 @@ from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.categorical import entropy, mean_where, truncate
 from dmmd_jax.diffusion.processes import expand
 from dmmd_jax.distillation import updates
-from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.distillation.rollout import Rollout, Steps, rollout
 from dmmd_jax.positions import Deferred, mean_positions
 from dmmd_jax.rules import Choice, Real, setting
@@ -140,23 +139,10 @@ class DMMDSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class DMMD:
+class DMMD(updates.WithAuxiliary):
   """Discrete Moment Matching Distillation (arXiv 2603.20155)."""
 
-  parts: Parts
   dmmd: DMMDSettings = dataclasses.field(default_factory=DMMDSettings)
-
-  noises = ANY_NOISE
-
-  @property
-  def batches_per_step(self) -> int:
-    return updates.batches_per_step(self.parts.training)
-
-  def init(self, key: jax.Array, teacher: Any) -> updates.State:
-    return updates.init(self.parts, key, teacher, auxiliary=True)
-
-  def step(self, state, batch, key: jax.Array):
-    return updates.update_both(self.parts, self.losses, state, batch, key)
 
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
     """Losses of student and auxiliary model, and metrics, on a rollout of its own."""

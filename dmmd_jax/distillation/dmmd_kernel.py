@@ -13,7 +13,6 @@ import jax
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.dmmd import DMMD, DMMDSettings, dmmd_losses
 from dmmd_jax.distillation.kernel_score import Score, ScoreSettings, score_problems
-from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.distillation.rollout import rollout
 from dmmd_jax.rules import Real, setting
 
@@ -26,25 +25,12 @@ class DMMDKernelSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class DMMDKernel:
+class DMMDKernel(updates.WithAuxiliary):
   """D-MMD and the kernel score of the same rollout, added (ours)."""
 
-  parts: Parts
   dmmd: DMMDSettings = dataclasses.field(default_factory=DMMDSettings)
   score: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
   dmmd_kernel: DMMDKernelSettings = dataclasses.field(default_factory=DMMDKernelSettings)
-
-  noises = ANY_NOISE
-
-  @property
-  def batches_per_step(self) -> int:
-    return updates.batches_per_step(self.parts.training)
-
-  def init(self, key: jax.Array, teacher: Any) -> updates.State:
-    return updates.init(self.parts, key, teacher, auxiliary=True)
-
-  def step(self, state, batch, key: jax.Array):
-    return updates.update_both(self.parts, self.losses, state, batch, key)
 
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
     """Losses of student and auxiliary model, and metrics; the score for the student's update."""

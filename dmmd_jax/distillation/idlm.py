@@ -17,7 +17,6 @@ import jax
 
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.dmmd import DMMD, DMMDSettings, Objective, dmmd_losses
-from dmmd_jax.distillation.parts import ANY_NOISE, Parts
 from dmmd_jax.distillation.rollout import rollout
 
 # L is the bound, on soft labels in both models' losses, and nothing holds phi to the teacher.
@@ -27,7 +26,7 @@ _AS_DMMD = DMMDSettings(
 
 
 @dataclasses.dataclass(frozen=True)
-class IDLM:
+class IDLM(updates.WithAuxiliary):
   """Inverse-distilled diffusion language models (arXiv 2602.19066); it has no settings of its own.
 
   D-MMD with `renoise="forward"` and `loss="bound"` is its relative, and differs in two ways: its
@@ -40,20 +39,6 @@ class IDLM:
   The gradient flows through `y`. The authors' path through the input of teacher and auxiliary model
   as well, a softmax of Gaussians for students of Duo, is left out: these networks see tokens.
   """
-
-  parts: Parts
-
-  noises = ANY_NOISE
-
-  @property
-  def batches_per_step(self) -> int:
-    return updates.batches_per_step(self.parts.training)
-
-  def init(self, key: jax.Array, teacher: Any) -> updates.State:
-    return updates.init(self.parts, key, teacher, auxiliary=True)
-
-  def step(self, state, batch, key: jax.Array):
-    return updates.update_both(self.parts, self.losses, state, batch, key)
 
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
     """Losses of student and auxiliary model, and metrics, on a rollout of its own."""

@@ -1,5 +1,6 @@
 """Updates that methods are made of: of a student alone, or of a student and an auxiliary model."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dmmd_jax.distillation.parts import Parts, Training
+from dmmd_jax.distillation.parts import ANY_NOISE, Parts, Training
 from dmmd_jax.optimization import Trainable, average, gradients, split_batch
 
 
@@ -144,6 +145,25 @@ def update_both(
   """
   update = _update_jointly if parts.training.updates == "joint" else _update_in_turns
   return update(parts.training, losses, state, batch, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithAuxiliary:
+  """What methods with an auxiliary model share; each has `losses` of its own (see `update_both`)."""
+
+  parts: Parts
+
+  noises = ANY_NOISE
+
+  @property
+  def batches_per_step(self) -> int:
+    return batches_per_step(self.parts.training)
+
+  def init(self, key: jax.Array, teacher: Any) -> State:
+    return init(self.parts, key, teacher, auxiliary=True)
+
+  def step(self, state: State, batch: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+    return update_both(self.parts, self.losses, state, batch, key)
 
 
 def _update_jointly(c, losses, state, batch, key):
