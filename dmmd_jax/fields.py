@@ -227,12 +227,9 @@ FIELDS: dict[str, Field] = {
     auxiliary_updates=Field(Whole(1, 1000), "Auxiliary updates per generator update."),
     noise=Field(
       Choice(("none", "gaussian", "pyramid", "latent")),
-      "Input of the student: gaussian (per position) | pyramid (images: at all resolutions) |"
-      " latent (one number per example).",
+      "Input of the student: gaussian (per position) | pyramid (images) | latent (per example).",
     ),
-    noise_dim=Field(
-      Whole(1, 2**16), "Numbers per position, maps per resolution, or features of the latent."
-    ),
+    noise_dim=Field(Whole(1, 2**16), "Numbers per position, maps per resolution, or features."),
     noise_scale=Field(
       Real("(0, 1000]"),
       "Standard deviation. A joint choice can settle in the noise, or in the weights once and for"
