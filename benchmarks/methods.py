@@ -5,10 +5,10 @@
 times a step of each method, compiled, and gives it as many steps as fill `--minutes`. A learning
 rate is chosen for each by the same search, of one seed and half of the time each, by the first
 metric at four steps on the validation split; then every seed is distilled and measured on
-`--split`. `--methods=dmmd,sdtt` takes some of them, `--process=uniform` those that know it; what a
-method cannot do is printed in its own words. Several teachers are taken by turns, one a seed. What
-is complete in `--out` is not run again, times and choices included (`choices/`), so that a second
-process may take other methods meanwhile. Arguments after `--` go to every run.
+`--split`. Process and loss are those of the teacher; what a method cannot do with it is printed in
+its own words. `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a
+seed. What is complete in `--out` is not run again, times and choices included (`choices/`).
+Arguments after `--` go to every run. The time of ReDi is without that of drawing its couples.
 
 It prints tables (mean over seeds, and the larger of its standard error and that of one cell), and
 writes `results.json` for `benchmarks.tables`, and `methods.png`.
@@ -18,16 +18,19 @@ import argparse
 import dataclasses
 import functools
 import json
+import math
 import pathlib
+import subprocess
 import time
 from collections.abc import Callable
 
 import jax
+from etils import epath
 
 from benchmarks import few_steps
 from benchmarks.steps import distill_step
 from dmmd_jax import config as config_checks
-from dmmd_jax import config_file
+from dmmd_jax import config_file, records
 from dmmd_jax.distillation import registry
 
 
@@ -47,7 +50,8 @@ class Data:
 DATA = {
   "hmm": Data(
     "hmm",
-    ("nll", "pair_tv", "kernel_mmd", "entropy"),
+    # Not nats per token first: the likeliest sequence alone has the fewest.
+    ("pair_tv", "nll", "kernel_mmd", "entropy"),
     # Methods whose student becomes the teacher need one that is a network.
     ("--config.distill.teacher=network",),
   ),
@@ -58,8 +62,20 @@ DATA = {
     (f"--config.reference.workdir={few_steps.TEACHER}",),
   ),
 }
-# What a method needs on any data.
-NEEDS = {"dimo": ["--config.distill.student_nfe=1"]}
+# What methods need, wherever their own config does not say it.
+_FEW_COUPLES = ["--config.distill.redi.num_pairs=2000", "--config.distill.redi.nfe=32"]
+NEEDS = {
+  "dimo": ["--config.distill.student_nfe=1"],
+  "sdtt": ["--config.distill.student_nfe=8", "--config.distill.sdtt.teacher_nfe=64",
+           "--config.distill.sdtt.rounds=3"],
+  "dcd": ["--config.distill.dcd.teacher_nfe=64", "--config.distill.dcd.rounds=3"],
+  "redi": _FEW_COUPLES,
+}  # fmt: skip
+# What they need where the process is not the masked one.
+_HARD = ["--config.distill.dmmd.auxiliary_target=hard"]
+NEEDS_UNMASKED = {
+  "dmmd": _HARD, "dmmd_kernel": _HARD, "redi": ["--config.distill.noise=none"]
+}  # fmt: skip
 STEPS = (1, 2, 4, 8, 16)
 # The number of steps that a rate is chosen at, and the rates, in those of the config.
 CHOSEN_AT = 4
@@ -76,12 +92,16 @@ def config_of(method: str, data: Data) -> str:
 
 def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   """Config and overrides of a method on this data. Raises `ConfigError` for what it cannot do."""
+  teacher = records.find_model(epath.Path(few_steps.teachers_of(args)[0]), "teacher").config
+  is_masked = teacher.process.name == "masked"
   found = [
     f"--config={config_of(method, data)}",
     f"--config.distill.method={method}",
-    f"--config.process.name={args.process}",
+    f"--config.process.name={teacher.process.name}",
+    f"--config.teacher.loss={teacher.teacher.loss}",
     *data.overrides,
     *NEEDS.get(method, []),
+    *([] if is_masked else NEEDS_UNMASKED.get(method, [])),
     *args.extra,
   ]
   noises = registry.find(method).noises
@@ -153,13 +173,17 @@ def choose_rate(
     return factors[0]
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
   half = timed(flags, 30.0 * args.minutes, per_step)
-  variants = {
-    factor: (f"search/{method}/{factor:.2g}", *split(at_rate(half, factor))) for factor in factors
-  }
-  steps = CHOSEN_AT if method != "dimo" else 1
-  results = few_steps.compare(variants, (steps,), search)
-  cell = ("student", data.metrics[0], steps)
-  return min(results, key=lambda factor: results[factor][0][cell][0])
+  steps = 1 if method == "dimo" else CHOSEN_AT
+
+  def value(factor: float) -> float:
+    variant = f"search/{method}/{factor:.2g}", *split(at_rate(half, factor))
+    try:
+      (run,) = few_steps.compare({method: variant}, (steps,), search)[method]
+    except subprocess.CalledProcessError:  # such as one that diverges
+      return math.inf
+    return run.get(("student", data.metrics[0], steps), (math.inf,))[0]
+
+  return min(factors, key=value)
 
 
 def main() -> None:
@@ -169,7 +193,6 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--data", choices=DATA, default="hmm")
-  parser.add_argument("--process", default="masked", help="masked | uniform | marginal")
   parser.add_argument("--methods", default=",".join(registry.METHODS))
   parser.add_argument(
     "--rates", default=RATES, help="in those of the config; one is taken as it is"
@@ -188,7 +211,7 @@ def main() -> None:
     choices = args.out / "choices" / f"{method}.json"
     per_step = kept(choices, "seconds_per_step", functools.partial(seconds_per_step, flags))
     choose = functools.partial(choose_rate, method, data, flags, per_step, args)
-    chosen = at_rate(flags, kept(choices, "rate", choose))
+    chosen = at_rate(flags, kept(choices, f"rate of {args.rates}", choose))
     variants[method] = (method, *split(timed(chosen, 60.0 * args.minutes, per_step)))
   results = few_steps.compare(variants, STEPS, args)
   few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)

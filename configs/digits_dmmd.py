@@ -69,7 +69,7 @@ def get_config() -> ConfigDict:
   distill.auxiliary_optimizer = optimizer(learning_rate=1e-3, decay="constant", b1=0.0, b2=0.99)
   distill.updates = "alternate"  # as the paper; joint is about three quarters of the cost
   distill.auxiliary_updates = 1
-  distill.noise = "pyramid"  # none | gaussian | pyramid
+  distill.noise = "pyramid"  # none | gaussian | pyramid | latent
   distill.noise_dim = 4
   distill.noise_scale = 5.0
   distill.student_nfe = 8  # k

@@ -1,4 +1,4 @@
-"""Handwritten digits, masked diffusion, SDTT: the student becomes the teacher, thrice."""
+"""Handwritten digits, masked diffusion, SDTT: three rounds, each from the last one's student."""
 
 from configs import digits_dmmd
 

@@ -5,6 +5,7 @@ What one field may be is in `fields.py`; here is what fields mean together.
 
 import dataclasses
 import importlib.util
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -21,6 +22,7 @@ from dmmd_jax.config_file import (
 )
 from dmmd_jax.distillation import registry
 from dmmd_jax.fields import FIELDS, PHASES
+from dmmd_jax.settings import is_setting
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
 
@@ -39,8 +41,8 @@ def example_shape(config: ConfigDict) -> tuple[int, ...]:
   return DATASETS.get(dataset.name) or dataset.shape
 
 
-def check(config: ConfigDict) -> None:
-  """Completes a config by the settings of its method.
+def check(config: ConfigDict, given: Iterable[str] = ()) -> None:
+  """Completes a config by the settings of its method; `given` are the fields set by hand.
 
   Raises `ConfigError` for values out of range and for combinations that make no sense.
   """
@@ -54,7 +56,7 @@ def check(config: ConfigDict) -> None:
   _check_evaluation(config)
   _check_distillation(config)
   check_devices(config)
-  _check_method(config)
+  _check_method(config, given)
 
 
 def _check_dataset(config: ConfigDict) -> None:
@@ -222,10 +224,17 @@ def _check_distillation(config: ConfigDict) -> None:
   )
 
 
-def _check_method(config: ConfigDict) -> None:
+def _check_method(config: ConfigDict, given: Iterable[str]) -> None:
   """What is wrong elsewhere has been found before methods are imported, and jax with them."""
   complete(config)
   distill, method = config.distill, registry.find(config.distill.method)
+  own = registry.settings(method)
+  for field in filter(is_setting, given):  # a file may have those of others
+    require(
+      field.split(".")[1] in own,
+      f"{field} is given, and distill.method is {distill.method}, which has no such setting; its"
+      f" sections are: {', '.join(f'distill.{name}' for name in own) or 'none'}",
+    )
   require(
     distill.noise in method.noises,
     f"distill.noise is {shown(distill.noise)}; a student of {distill.method} takes"

@@ -1,4 +1,7 @@
-"""A config from its file, presets and the command line, each field by itself. Pure Python."""
+"""A config from its file, presets and the command line, each field by itself.
+
+Pure Python, but where a setting of a method is given: the method is imported, and jax with it.
+"""
 
 import difflib
 import functools
@@ -70,7 +73,7 @@ def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, ob
   for field, text in overrides.items():
     field = _renamed(field)
     found = find(_name(field))
-    if found and is_setting(_name(field)) and field not in fields:
+    if found and is_setting(field) and field not in fields:
       fields.append(field)  # whose default it has
     inside = [name for name in fields if name.startswith(f"{field}.")]
     if inside:

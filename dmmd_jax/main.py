@@ -54,7 +54,7 @@ def main(overrides: dict[str, str]) -> None:
   try:
     config, given = config_file.load(_CONFIG.value, overrides)
     image_size.settle(config, given)
-    config_checks.check(config)
+    config_checks.check(config, given)
     name = _WORKDIR.value or f"runs/{name}"
     config_devices.check_workdir(config, name)
     workdir = workdirs.locate(name, write=True)

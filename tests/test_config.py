@@ -281,3 +281,20 @@ def test_a_hidden_markov_model_has_no_vocabulary_that_is_padded():
   config.dataset.num_categories = fast_memory.LARGE
   with pytest.raises(checks.ConfigError, match="num_categories is 1024"):
     checks.check(config)
+
+
+def test_a_setting_that_is_given_is_one_of_the_method():
+  """Those of others may stand in a file; typed by hand they would have no effect."""
+  field = "distill.score.num_noises"
+  checks.check(digits(distill__score__num_noises=3))
+  checks.check(digits(distill__method="dmmd_kernel"), [field])
+  with pytest.raises(checks.ConfigError, match="dmmd, which has no such setting"):
+    checks.check(digits(), [field])
+
+
+def test_a_config_is_completed_by_its_method_and_keeps_no_settings_of_others():
+  config = digits(distill__method="kernel_score")
+  del config.distill.score["num_noises"]
+  checks.check(config)
+  assert config.distill.score.num_noises == 2
+  assert "dmmd" not in config.distill and "dmmd_kernel" not in config.distill

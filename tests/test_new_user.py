@@ -21,7 +21,7 @@ SMALL = (
 )  # fmt: skip
 SMALL_TEXT = (
   *SMALL, "--config.dataset.length=16", "--config.reference.num_steps=2",
-  "--config.reference.batch_size=8", "--config.distill.score.scales=((0,1,(2.0,)),)",
+  "--config.reference.batch_size=8",
 )  # fmt: skip
 
 

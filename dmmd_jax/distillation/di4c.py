@@ -182,7 +182,8 @@ class Di4C:
       return jnp.ones(num)
     c = self.di4c
     below_key, time_key = jax.random.split(key)
-    below = jax.random.uniform(below_key, (num,)) < c.share_below
+    share_below = c.share_below if c.delta else 0.0
+    below = jax.random.uniform(below_key, (num,)) < share_below
     u = losses.sample_times(time_key, num)
     return jnp.where(below, c.delta * u, c.delta + (1.0 - c.delta) * u)
 
@@ -215,9 +216,15 @@ class Di4C:
         f"distill.di4c.passes is {passes} with distill.num_steps={distill.num_steps}; expected at"
         " least one step for each: lower it"
       )
-    if passes > 1 and (distill.teacher == "exact" or distill.guidance):
+    if distill.from_prior:
       yield (
-        f"distill.di4c.passes is {passes} with distill.teacher='{distill.teacher}' and"
-        f" distill.guidance={distill.guidance}; later passes have the student as their teacher,"
-        " which is neither exact nor guided: set it to 1"
+        "distill.from_prior is True; the student of di4c follows itself a step later, down to"
+        " t = 0: set it to False"
+      )
+    if passes > 1:
+      yield from updates.problems_of_truncation(config)
+    if passes > 1 and distill.teacher == "exact":
+      yield (
+        f"distill.di4c.passes is {passes} with distill.teacher='exact'; later passes have the"
+        " student as their teacher, which is not exact: set it to 1"
       )

@@ -69,7 +69,7 @@ class DiDi(updates.WithAuxiliary):
   are as likely in samples as in data, and 0 everywhere where samples have the law of the data.
   Labels are not smoothed. Both regularisers are sums over the two steps, at masked positions.
   Their guided sampler, which needs the discriminator, is left out: the student is sampled as any
-  other. `student_nfe` and `from_prior` have no part in training.
+  other. `student_nfe` has no part in training.
   """
 
   didi: DiDiSettings = dataclasses.field(default_factory=DiDiSettings)
@@ -160,6 +160,14 @@ class DiDi(updates.WithAuxiliary):
       yield (
         f"distill.method is 'didi' and network.block is {block}; whole examples are drawn and"
         " compared: set it to 0"
+      )
+    if distill.from_prior:
+      yield "distill.from_prior is True; DiDi-Instruct has its own two steps: set it to False"
+    if distill.teacher_dtype != "float32":
+      yield (
+        f"distill.teacher_dtype is {distill.teacher_dtype!r}; rewards are small differences between"
+        " the discriminator and the teacher it started from, which rounding would hide: use"
+        " 'float32'"
       )
     if (distill.temperature, distill.top_p, distill.guidance) != (1, 1, 0):
       yield (

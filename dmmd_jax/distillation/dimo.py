@@ -109,7 +109,7 @@ class DiMO(updates.WithAuxiliary):
     order = jax.random.uniform(place_key, (shape[0], *shape[1:])).reshape(shape[0], -1)
     rank = jnp.argsort(jnp.argsort(order, axis=1), axis=1).reshape(shape)
     num_masks = max(round(self.dimo.mask_ratio * order.shape[1]), 1)
-    tokens = jax.random.randint(token_key, shape, 0, process.num_categories)
+    tokens = jax.random.randint(token_key, shape, 0, self.parts.num_tokens)
     return jnp.where(rank < num_masks, process.num_categories, tokens)
 
   def sample(

@@ -49,6 +49,7 @@ def mean_divergence(
   """One of `DIVERGENCES`, and the student's entropy: means over positions where a bool holds.
 
   Log-probabilities are `[B, ..., K]`, `where` `[B, ...]`; both means are 0 where it nowhere holds.
+  Of a batch in microbatches each has a mean of its own.
   The first is differentiable in `log_student`.
   """
   weight = where / jnp.maximum(where.mean(), 1.0 / where.size)

@@ -33,8 +33,8 @@ class IDLM(updates.WithAuxiliary):
   auxiliary model is held to the teacher (`teacher_weight`), and `z_s` is at most `1/student_nfe`
   cleaner than the `z_t` that the student saw, where here `t` and `s` are independent, so that
   `student_nfe` has no part in training. Where the process is not the masked one `y` is the law that
-  the student's tokens are drawn from, `E[x | z_t]`. For that process soft labels are right as well,
-  since `z_s` depends on `y` alone: the rates of `y` are the means of those of its samples.
+  the student's tokens are drawn from, `E[x | z_t]`. Soft labels are right for every process, since
+  `z_s` depends on `y` alone: the rates of `y` are the means of those of its samples.
 
   The gradient flows through `y`. The authors' path through the input of teacher and auxiliary model
   as well, a softmax of Gaussians for students of Duo, is left out: these networks see tokens.

@@ -70,7 +70,8 @@ class Parts:
 
   `teacher` is asked as it would be sampled, guided or exact; `auxiliary` is the teacher's network
   without guidance, and where student and auxiliary start. `prediction` is what all of them mean,
-  `mean` or `leave_one_out`. The others are fields of `config.distill`.
+  `mean` or `leave_one_out`. The data have `num_tokens` categories; a process may have more, which
+  never occur. The others are fields of `config.distill`.
   """
 
   process: Process
@@ -78,6 +79,7 @@ class Parts:
   student: Network
   auxiliary: Network
   prediction: str
+  num_tokens: int
   num_blocks: int
   student_nfe: int
   from_prior: bool

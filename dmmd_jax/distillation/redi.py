@@ -230,6 +230,8 @@ class ReDi:
         f"distill.redi.rounds is {c.rounds} with distill.num_steps={distill.num_steps}; expected at"
         " least one step for each: lower it"
       )
+    if c.rounds > 1:
+      yield from updates.problems_of_truncation(config)
     if block:
       yield f"network.block is {block}; couples of redi are of whole examples: set it to 0"
     if process == "masked":

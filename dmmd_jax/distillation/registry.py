@@ -20,6 +20,8 @@ METHODS = {
 
 def find(name: str) -> type:
   """The class of a method; one that is no part of the package may itself be in `METHODS`."""
+  if name not in METHODS:
+    raise LookupError(f"no method {name!r} in dmmd_jax.distillation.registry.METHODS")
   if isinstance(METHODS[name], type):
     return METHODS[name]
   module, _, cls = METHODS[name].partition(".")

@@ -106,19 +106,25 @@ def promote(now: jax.Array, student: Any, teacher: Any) -> Any:
   return jax.tree.map(lambda new, old: jnp.where(now, new.astype(old.dtype), old), student, teacher)
 
 
+def problems_of_truncation(config: Any) -> Iterator[str]:
+  """What would change a teacher that is the student of the round before once more."""
+  c = config.distill
+  if (c.temperature, c.top_p, c.guidance) != (1, 1, 0):
+    yield (
+      "distill.temperature, distill.top_p and distill.guidance would act anew in every round of"
+      f" distill.method '{c.method}': leave them at 1, 1 and 0"
+    )
+
+
 def problems_of_rounds(config: Any) -> Iterator[str]:
-  """What does not go together with a student that becomes the teacher."""
+  """What does not go with a student that becomes the teacher; the section has `rounds`."""
   c, method = config.distill, config.distill.method
   if c.teacher == "exact":
     yield (
       f"distill.teacher is 'exact' and distill.method '{method}', whose teachers are given the"
       " student's parameters: use 'network'"
     )
-  if (c.temperature, c.top_p, c.guidance) != (1, 1, 0):
-    yield (
-      "distill.temperature, distill.top_p and distill.guidance would act anew in every round of"
-      f" distill.method '{method}': leave them at 1, 1 and 0"
-    )
+  yield from problems_of_truncation(config)
   if c.from_prior:
     yield f"distill.from_prior is True; distill.method '{method}' needs all times: set it to False"
   if c.num_steps < c[method].rounds:
@@ -149,7 +155,7 @@ def update_both(
 
 @dataclasses.dataclass(frozen=True)
 class WithAuxiliary:
-  """What methods with an auxiliary model share; each has `losses` of its own (see `update_both`)."""
+  """What methods with an auxiliary model share; each has its own `losses` (see `update_both`)."""
 
   parts: Parts
 

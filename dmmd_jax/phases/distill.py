@@ -57,6 +57,7 @@ def make_parts(config, dataset) -> Parts:
     student=build.make_denoiser(config, dataset, student=True),
     auxiliary=denoiser,
     prediction=denoiser.prediction,
+    num_tokens=dataset.num_categories,
     num_blocks=denoiser.num_blocks,
     student_nfe=c.student_nfe,
     from_prior=c.from_prior,

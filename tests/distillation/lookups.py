@@ -50,6 +50,7 @@ def make_parts(process, num_steps=7, num_blocks=1, microbatches=1, dtype="float3
     student=network,
     auxiliary=network,
     prediction="mean",
+    num_tokens=process.num_categories,
     num_blocks=num_blocks,
     student_nfe=1,
     from_prior=False,

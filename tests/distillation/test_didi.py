@@ -37,7 +37,7 @@ class Spy:
 
 def make_method(**settings):
   spies = Spy(), Spy(), Spy()
-  p = parts.Parts(MASKED, *spies, "mean", 1, 8, False, 1.0, 1.0, 2.0, None)
+  p = parts.Parts(MASKED, *spies, "mean", K, 1, 8, False, 1.0, 1.0, 2.0, None)
   return didi.DiDi(p, didi.DiDiSettings(**settings))
 
 
@@ -207,7 +207,7 @@ def discriminator_gradient(fakes, data, log_phi, log_theta, time):
       return params[i]
 
   method = didi.DiDi(
-    parts.Parts(MASKED, None, None, Table(), "mean", 1, 8, False, 1.0, 1.0, 2.0, None)
+    parts.Parts(MASKED, None, None, Table(), "mean", K, 1, 8, False, 1.0, 1.0, 2.0, None)
   )
   masked = z[i] == K
 

@@ -1,0 +1,48 @@
+"""What `benchmarks.methods` runs, without running it."""
+
+import argparse
+import importlib
+
+import pytest
+
+from benchmarks import methods
+from dmmd_jax import config as checks
+from dmmd_jax import records
+from dmmd_jax.distillation import registry
+
+# What is for the masked process only, and what the exact value of a teacher rules out.
+MASKED_ONLY = {"sdtt", "dimo", "didi"}
+
+
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+@pytest.mark.parametrize("data", methods.DATA)
+def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatch):
+  config = importlib.import_module(f"configs.{data}_dmmd").get_config()
+  config.process.name, config.teacher.loss = process, "bound"
+  teacher = records.Source(None, {"config": config.to_dict()})
+  monkeypatch.setattr(records, "find_model", lambda *_: teacher)
+  args = argparse.Namespace(teacher=["runs/teacher"], extra=[], rates="1")
+  refused = set()
+  for method in registry.METHODS:
+    try:
+      flags = methods.settings(method, methods.DATA[data], args)
+    except checks.ConfigError as error:
+      assert "process.name" in str(error)
+      refused.add(method)
+      continue
+    found = methods.load(methods.timed(methods.at_rate(flags, 2.0), 3.0, 0.01))
+    checks.check(found)
+    assert (found.process.name, found.teacher.loss) == (process, "bound")
+    assert found.distill.method == method and found.distill.num_steps == 300
+    for section in ("dataset", "process", "network"):  # or the teacher would be refused
+      assert found[section].to_dict() == config[section].to_dict()
+    rate = methods.load(flags).distill.student_optimizer.learning_rate
+    assert found.distill.student_optimizer.learning_rate == pytest.approx(2 * rate)
+  assert refused == (MASKED_ONLY if process == "uniform" else set())
+
+
+def test_a_number_is_kept_by_its_name(tmp_path):
+  path = tmp_path / "choices" / "dmmd.json"
+  assert methods.kept(path, "rate of 1", lambda: 3.0) == 3.0
+  assert methods.kept(path, "rate of 1", lambda: 4.0) == 3.0
+  assert methods.kept(path, "rate of 1,2", lambda: 5.0) == 5.0
