@@ -19,7 +19,7 @@ from ml_collections.config_dict import RequiredValueError
 from dmmd_jax import config_search
 from dmmd_jax.fields import FIELDS, RENAMED
 from dmmd_jax.rules import Choice, Flag, Items, Rule
-from dmmd_jax.settings import find, is_setting
+from dmmd_jax.settings import find, is_setting, settings
 
 # presets.<name>, and the dot before a field of it
 _PRESET = re.compile(r"presets(\.[^.]*(\.|$)|$)")
@@ -79,7 +79,8 @@ def load(path: str, overrides: dict[str, str]) -> tuple[ConfigDict, dict[str, ob
     if inside:
       raise ConfigError(f"{field} is a section; set a field of it, such as {inside[0]}")
     if field not in fields:
-      raise ConfigError(f"the config has no field {field}{nearest(field, fields)}")
+      known = [*fields, *(settings() if is_setting(field) else ())]
+      raise ConfigError(f"the config has no field {field}{nearest(field, known)}")
     value = found.rule.read(text) if found else text
     _check_value(field, value)  # now: set in the place of a float, True would become 1.0
     given[field] = value

@@ -94,6 +94,7 @@ def test_old_names_of_fields_are_read(tmp_path, capsys):
     ("--config.process.name=a\nb\\'", "process.name is 'a b'; expected one of"),
     ("--config.phases=(", "phases is (); expected a tuple"),
     ("--config.teacher.steps=3", "no field teacher.steps; did you mean teacher.num_steps?"),
+    ("--config.distill.sdtt.round=3", "did you mean distill.sdtt.rounds"),
     ("--config.learning_rate=3", "did you mean distill.auxiliary_optimizer.learning_rate or "),
     ("--config.teacher.num_steps.x=3", "no field teacher.num_steps.x; did you mean teacher.num_"),
     ("--config.zzz=3", "the config has no field zzz"),
