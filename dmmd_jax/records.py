@@ -39,7 +39,7 @@ _PLACES = {"distill.teacher_workdir", "reference.workdir", "reference.gpt2"}
 _MODEL = ("dataset", "process", "network", "teacher.loss")
 _DEFINES = {
   "teacher": _MODEL,
-  "student": (*_MODEL, "distill.noise", "distill.noise_dim", "distill.noise_scale"),
+  "student": (*_MODEL, "distill.noise", "distill.noise_dim"),
   "reference": ("dataset.alphabet", "dataset.tokenizer", "dataset.length"),
 }
 _FREE = {
