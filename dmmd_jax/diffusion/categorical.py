@@ -118,6 +118,16 @@ def entropy(log_probs: jax.Array) -> jax.Array:
   return -(jnp.exp(log_probs) * jnp.maximum(log_probs, -1e4)).sum(-1)
 
 
+def kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+  """`KL(p || q)` in nats of log-probabilities `[..., K]`, `[...]`."""
+  return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def log_prob_of(log_probs: jax.Array, x: jax.Array) -> jax.Array:
+  """Log-probabilities `[...]` of tokens int `[...]` under those of all, `[..., K]`."""
+  return jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
+
+
 def mean_where(values: jax.Array, where: jax.Array) -> jax.Array:
   """The mean of `values` `[...]` where a bool `[...]` holds; 0 where it nowhere does."""
   return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1)

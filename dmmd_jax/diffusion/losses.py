@@ -130,3 +130,6 @@ def constant_weight(process: Process, t: jax.Array) -> jax.Array:
   """1 for every time, `[B]`."""
   del process
   return jnp.ones_like(t)
+
+
+WEIGHTS = {"constant": constant_weight, "elbo": elbo_weight}

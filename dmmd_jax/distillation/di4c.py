@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
-from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
+from dmmd_jax.diffusion.categorical import draw, entropy, kl, mean_where, truncate, uniforms
 from dmmd_jax.diffusion.processes import Masked
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.parts import Network, Parts
@@ -76,17 +76,13 @@ def terms(
   at_x_0 = jnp.take_along_axis(log_p, of_latents(x_0, x.ndim)[..., None, :], -1)
   log_theta, log_next = (_log_mean(a, -2) for a in (log_theta, log_next))
   marginal = _log_mean(log_p, -2)
-  to_each = _kl(log_theta[..., None, :], log_p).mean(-1)
-  kls = _kl(log_theta, marginal), _kl(log_next, marginal), to_each
+  to_each = kl(log_theta[..., None, :], log_p).mean(-1)
+  kls = kl(log_theta, marginal), kl(log_next, marginal), to_each
   return at_x, at_x_0, *kls, entropy(log_p).mean(-1)
 
 
 def _log_mean(log_probs: jax.Array, axis: int) -> jax.Array:
   return jax.nn.logsumexp(log_probs, axis) - math.log(log_probs.shape[axis])
-
-
-def _kl(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
-  return (jnp.exp(log_q) * (log_q - log_p)).sum(-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
-from dmmd_jax.diffusion.categorical import draw, entropy, uniforms
+from dmmd_jax.diffusion.categorical import draw, entropy, kl, log_prob_of, uniforms
 from dmmd_jax.diffusion.processes import expand
 from dmmd_jax.distillation import updates
-from dmmd_jax.distillation.dmmd import WEIGHTS
 from dmmd_jax.positions import Deferred, map_positions, mean_positions
 from dmmd_jax.rules import Choice, Real, Whole, setting
 
@@ -39,7 +38,7 @@ class DiDiSettings:
   )
   kl_weight: float = setting(0.01, Real("[0, 1000]"), "Of KL(teacher | student).")
   entropy_weight: float = setting(0.02, Real("[0, 1000]"), "Of the student's entropy.")
-  weight: str = setting("constant", Choice(tuple(WEIGHTS)), "omega(tau).")
+  weight: str = setting("constant", Choice(tuple(losses.WEIGHTS)), "omega(tau).")
 
 
 class Path(NamedTuple):
@@ -92,9 +91,9 @@ class DiDi(updates.WithAuxiliary):
     )
     rewards = mean_of_rows(of_fakes, p.process.active(fakes))
     advantages = jax.lax.stop_gradient(normalise(rewards, size))
-    advantages *= WEIGHTS[self.didi.weight](p.process, of_group)
+    advantages *= losses.WEIGHTS[self.didi.weight](p.process, of_group)
     teacher = p.teacher.given(batch)
-    (loss,), (kl, entropies) = mean_positions(
+    (loss,), (divergence, entropies) = mean_positions(
       self._loss_of_position,
       path.log_first,
       path.log_second,
@@ -107,7 +106,7 @@ class DiDi(updates.WithAuxiliary):
     return loss, discriminator, {
       "log_ratio": rewards.mean(),
       "auxiliary_loss": discriminator,
-      "teacher_student_kl": kl.mean(),
+      "teacher_student_kl": divergence.mean(),
       "entropy": entropies.mean(),
     }  # fmt: skip
 
@@ -128,7 +127,7 @@ class DiDi(updates.WithAuxiliary):
     """Logits of the discriminator, shaped like `z`: above 0 where a token looks like a sample's."""
     network = self.parts.auxiliary.given(batch)
     predictions = network.log_mean(phi, z, t), network.log_mean(theta, z, t)
-    return map_positions(lambda a, b, x: _at(a, x) - _at(b, x), *predictions, x)
+    return map_positions(lambda a, b, x: log_prob_of(a, x) - log_prob_of(b, x), *predictions, x)
 
   @jax.named_scope("vocabulary")
   def _loss_of_position(
@@ -136,17 +135,17 @@ class DiDi(updates.WithAuxiliary):
   ):
     """Shaped like `x`: the student's loss; its divergence and its entropy, of both steps."""
     c, masked = self.didi, self.parts.process.active(z_tau)
-    log_p = jnp.where(masked, _at(log_second, x), _at(log_first, x))
+    log_p = jnp.where(masked, log_prob_of(log_second, x), log_prob_of(log_first, x))
 
     def of_both(value, *arguments):
       first, second = (value(*pair) for pair in zip(*arguments, strict=True))
       return first + jnp.where(masked, second, 0.0)
 
     log_probs = log_first, log_second
-    kl = of_both(_divergence, (theta_first, theta_second), log_probs)
+    divergence = of_both(kl, (theta_first, theta_second), log_probs)
     entropies = of_both(entropy, log_probs)
-    loss = expand(advantage, x) * log_p + c.kl_weight * kl - c.entropy_weight * entropies
-    return (loss,), (kl, entropies)
+    loss = expand(advantage, x) * log_p + c.kl_weight * divergence - c.entropy_weight * entropies
+    return (loss,), (divergence, entropies)
 
   @staticmethod
   def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
@@ -187,11 +186,3 @@ def normalise(rewards: jax.Array, group_size: int) -> jax.Array:
   groups = rewards.reshape(-1, group_size)
   centred = groups - groups.mean(1, keepdims=True)
   return (centred / (groups.std(1, keepdims=True) + _LEAST_DEVIATION)).reshape(-1)
-
-
-def _at(log_probs: jax.Array, x: jax.Array) -> jax.Array:
-  return jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
-
-
-def _divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-  return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)

@@ -18,7 +18,14 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion import losses
-from dmmd_jax.diffusion.categorical import draw, entropy, mean_where, truncate, uniforms
+from dmmd_jax.diffusion.categorical import (
+  draw,
+  entropy,
+  log_prob_of,
+  mean_where,
+  truncate,
+  uniforms,
+)
 from dmmd_jax.diffusion.processes import Masked
 from dmmd_jax.diffusion.samplers import Predict, Samples
 from dmmd_jax.distillation import updates
@@ -96,7 +103,7 @@ class DiMO(updates.WithAuxiliary):
     gradient, divergence = logit_gradient(c, jax.lax.stop_gradient(log_phi), log_theta)
     # It sums to 0, so that in log-probabilities it is what it is in logits.
     generator = jnp.where(is_masked, (gradient * log_p).sum(-1), 0.0)
-    of_x = jnp.take_along_axis(log_phi, x[..., None], -1)[..., 0]
+    of_x = log_prob_of(log_phi, x)
     occurs = log_phi > -1e6  # not so the categories that fill a vocabulary up
     of_all = jnp.where(occurs, log_phi, 0.0).sum(-1) / occurs.sum(-1)
     smoothed = (1.0 - c.label_smoothing) * of_x + c.label_smoothing * of_all

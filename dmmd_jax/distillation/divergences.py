@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dmmd_jax.diffusion.categorical import entropy, mean_where
+from dmmd_jax.diffusion.categorical import entropy, kl, mean_where
 from dmmd_jax.positions import Deferred, mean_positions
 
 # Categories that a network knows never to occur are below it.
@@ -12,12 +12,12 @@ _IMPOSSIBLE = -1e8
 
 def kl_student_teacher(log_student: jax.Array, log_teacher: jax.Array) -> jax.Array:
   """`KL(student || teacher)` in nats, of log-probabilities `[..., K]`."""
-  return (jnp.exp(log_student) * (log_student - log_teacher)).sum(-1)
+  return kl(log_student, log_teacher)
 
 
 def kl_teacher_student(log_student: jax.Array, log_teacher: jax.Array) -> jax.Array:
   """`KL(teacher || student)` in nats."""
-  return kl_student_teacher(log_teacher, log_student)
+  return kl(log_teacher, log_student)
 
 
 def squared_error(log_student: jax.Array, log_teacher: jax.Array) -> jax.Array:

@@ -30,7 +30,6 @@ DIFFUSION_LOSSES = {
   "bound": losses.bound,
   "squared_error": losses.squared_error,
 }
-WEIGHTS = {"constant": losses.constant_weight, "elbo": losses.elbo_weight}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Objective(Steps):
   auxiliary_target: str = "soft"
   # lambda: how strongly the auxiliary model is held to the teacher.
   teacher_weight: float = 1.0
-  # w(s), one of WEIGHTS.
+  # w(s), one of losses.WEIGHTS.
   weight: str = "constant"
   # The teacher is distilled as it would be sampled; excluded categories lose this many nats.
   temperature: float = 1.0
@@ -101,7 +100,7 @@ def _losses_of_position(
   s: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
   """Shaped like `z_s`: losses of generator and auxiliary; entropy of `x`, `KL(theta | phi)`."""
-  weight = expand(WEIGHTS[method.weight](method.process, s), z_s)
+  weight = expand(losses.WEIGHTS[method.weight](method.process, s), z_s)
   log_theta = jax.lax.stop_gradient(log_theta)
   log_theta = truncate(log_theta, method.temperature, method.top_p, method.top_p_penalty)
   p, theta = jnp.exp(log_p), jnp.exp(log_theta)
@@ -130,7 +129,7 @@ class DMMDSettings:
     "soft: p, of lower variance, masked only | hard: a sample of p.",
   )
   teacher_weight: float = setting(1.0, Real("[0, 1000]"), "lambda of Eq. 12.")
-  weight: str = setting("constant", Choice(tuple(WEIGHTS)), "w(s).")
+  weight: str = setting("constant", Choice(tuple(losses.WEIGHTS)), "w(s).")
   renoise: str = setting(
     "posterior",
     Choice(("posterior", "forward")),

@@ -100,7 +100,7 @@ def losses(method, cases, table, log_theta, log_phi, monkeypatch):
   """Expected losses of the code: a case's probability takes the place of the weight `w(s)`."""
   process = method.process
   weight = jnp.asarray(cases.probs * len(cases.probs))
-  monkeypatch.setitem(dmmd.WEIGHTS, "probability", lambda process, s: weight)
+  monkeypatch.setitem(dmmd.losses.WEIGHTS, "probability", lambda process, s: weight)
   method = dataclasses.replace(method, weight="probability")
   z = enumeration.sequences(process.num_states, D)
   log_p, log_mean = rollout.laws(method, jnp.log(table), jnp.asarray(z), jnp.full(len(z), T))
