@@ -14,25 +14,12 @@ from dmmd_jax.diffusion import processes, schedules
 from dmmd_jax.distillation import didi, parts
 from dmmd_jax.phases import distill
 from tests import enumeration
+from tests.distillation.lookups import Spy
 from tests.phases.tables import DATA, make_config, make_params, tables  # noqa: F401
 
 K, D, T = 3, 2, 0.6
 MASKED = processes.Masked(K, schedules.Cosine())
 KEY = jax.random.key(3)
-
-
-class Spy:
-  """A network whose logits are a table of its tokens; keeps what it is asked for."""
-
-  def __init__(self):
-    self.asked = []
-
-  def given(self, batch):
-    return self
-
-  def log_mean(self, params, z, t, key=None):
-    self.asked.append((np.asarray(z), np.asarray(t), key is not None))
-    return jax.nn.log_softmax(params[z])
 
 
 def make_method(**settings):

@@ -16,6 +16,7 @@ from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.distillation import dimo, parts
 from dmmd_jax.phases import build, distill, models
 from tests import enumeration
+from tests.distillation.lookups import Spy
 from tests.phases.tables import DATA, make_config, make_params, tables  # noqa: F401
 
 K, D, T = 3, 2, 0.6
@@ -71,20 +72,6 @@ def test_the_gradient_is_that_of_the_divergence_in_the_auxiliary_models_logits(s
       values[0, d], divergence(softmax(phi[0, d]), target, weight), rtol=1e-9
     )
   np.testing.assert_allclose(found[0], expected / (2 * h), atol=1e-7)
-
-
-class Spy:
-  """A network whose logits are a table of its tokens; keeps what it is asked for."""
-
-  def __init__(self):
-    self.asked = []
-
-  def given(self, batch):
-    return self
-
-  def log_mean(self, params, z, t, key=None):
-    self.asked.append((np.asarray(z), np.asarray(t), key is not None))
-    return jax.nn.log_softmax(params[z])
 
 
 def test_losses_of_a_step_are_those_written_out(monkeypatch):
