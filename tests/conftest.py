@@ -1,6 +1,10 @@
 import os
 import signal
 
+import pytest
+
+from tests.server import HEAVY, Server
+
 # Programs here are small: to compile them quickly is worth more than that they run fast. The last
 # two save a quarter of the time of the tests, measured with jaxlib 0.10.2.
 QUICK = (
@@ -27,3 +31,10 @@ _LONG = ("hosts", "notebooks", "main", "training", "fuzz", "parallel", "new_user
 def pytest_collection_modifyitems(items):
   place = {f"tests.test_{name}": i for i, name in enumerate(_LONG)}
   items.sort(key=lambda item: place.get(item.module.__name__, len(place)))
+
+
+@pytest.fixture(scope="session")
+def programs():
+  """Runs commands on one device, without the seconds that imports take."""
+  with Server(HEAVY, **ONE_DEVICE) as server:
+    yield server

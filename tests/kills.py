@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tests.conftest import ONE_DEVICE
-from tests.fuzz.server import slowdown
+from tests.server import slowdown
 
 _SMALL = (
   "--config.run.checkpoint_every=7", "--config.network.width=16", "--config.network.depth=1",

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from tests.fuzz import cases, damage, server
+from tests import server
+from tests.fuzz import cases, damage
 from tests.fuzz.fuzzer import Fuzzer
-from tests.fuzz.server import Outcome
+from tests.server import Outcome
 
 SUITE = {"config": 46, "file": 11, "damage": 3}
 

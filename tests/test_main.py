@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import ONE_DEVICE
-
 
 def run_main(*args, cwd=".", **environment):
   return subprocess.run(
@@ -92,10 +90,11 @@ TINY = [
 ]
 
 
-def test_all_phases_run_once_and_leave_results(tmp_path):
+def test_all_phases_run_once_and_leave_results(programs, tmp_path):
   workdir = tmp_path / "run"
-  done = run_main(*TINY, f"--workdir={workdir}", **ONE_DEVICE)
-  assert done.returncode == 0, done.stderr
+  run = lambda *args: programs.run("dmmd_jax.main", (*TINY, *args))
+  done = run(f"--workdir={workdir}")
+  assert done.code == 0, done.err
   results = json.loads((workdir / "evaluate" / "results.json").read_text())
   cells = {(r["model"], r["nfe"], r["metric"]) for r in results["rows"]}
   for model in ("teacher", "student"):
@@ -104,14 +103,14 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   assert set(row) == {"model", "steps", "nfe", "metric", "value", "stderr", "num_samples"}
   timed = {(s["model"], s["nfe"]): s["seconds_per_sample"] for s in results["seconds"]}
   assert len(timed) == 4 and min(timed.values()) > 0
-  printed = done.stdout.splitlines()
+  printed = done.out.splitlines()
   assert printed[0] == f"1 cpu device, workdir {workdir}"
   for phase in ("teacher", "distill"):
-    said = re.findall(f"^{phase}: (compiling|compiled|20/20)", done.stderr, re.M)
-    assert said == ["compiling", "compiled", "20/20"], done.stderr
+    said = re.findall(f"^{phase}: (compiling|compiled|20/20)", done.err, re.M)
+    assert said == ["compiling", "compiled", "20/20"], done.err
     assert any(line.startswith(f"{phase}: finished after ") for line in printed)
   # Nothing but what is ours: no library says a word.
-  assert all(re.match("(teacher|distill|evaluate): ", x) for x in done.stderr.splitlines())
+  assert all(re.match("(teacher|distill|evaluate): ", x) for x in done.err.splitlines())
   assert any(line.startswith("  student ") for line in printed)
   has = f"Results:  {workdir}/evaluate/ has report.html, results.md, "
   assert any(line.startswith(has) for line in printed)
@@ -129,26 +128,21 @@ def test_all_phases_run_once_and_leave_results(tmp_path):
   for phase in ("teacher", "distill"):
     assert any((workdir / phase / "tensorboard").iterdir())
 
-  again = run_main(*TINY, f"--workdir={workdir}", **ONE_DEVICE)
-  assert again.returncode == 0 and again.stdout.count("complete in") == 3
+  again = run(f"--workdir={workdir}")
+  assert again.code == 0 and again.out.count("complete in") == 3
 
-  changed = run_main(*TINY, "--config.network.width=32", f"--workdir={workdir}", **ONE_DEVICE)
-  assert changed.returncode == 2 and "network.width: 16 -> 32" in changed.stderr
+  changed = run("--config.network.width=32", f"--workdir={workdir}")
+  assert changed.code == 2 and "network.width: 16 -> 32" in changed.err
 
-  other = run_main(
-    *TINY,
-    "--config.phases=('distill',)",
-    f"--config.distill.teacher_workdir={workdir}",
-    f"--workdir={tmp_path / 'other'}",
-    **ONE_DEVICE,
-  )
-  assert other.returncode == 0, other.stderr
+  teacher = f"--config.distill.teacher_workdir={workdir}"
+  other = run("--config.phases=('distill',)", teacher, f"--workdir={tmp_path / 'other'}")
+  assert other.code == 0, other.err
   assert (tmp_path / "other" / "distill" / "checkpoints" / "20").is_dir()
 
 
-def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
+def test_the_smoke_preset_of_cifar_goes_through_every_part(programs, tmp_path):
   """With a worker process, the U-ViT, made images and all phases; shortened once more."""
-  done = run_main(
+  args = (
     "--config=configs/cifar_dmmd.py",
     "--config.preset=smoke",
     "--config.teacher.num_steps=2",
@@ -160,10 +154,10 @@ def test_the_smoke_preset_of_cifar_goes_through_every_part(tmp_path):
     "--config.dataset.shape=(8,8,3)",
     "--config.evaluate.inception=absent.pth",
     f"--workdir={tmp_path}",
-    **ONE_DEVICE,
   )
-  assert done.returncode == 0, done.stderr
-  assert "no FID, for there is no absent.pth" in done.stdout
+  done = programs.run("dmmd_jax.main", args)
+  assert done.code == 0, done.err
+  assert "no FID, for there is no absent.pth" in done.out
   rows = json.loads((tmp_path / "evaluate" / "results.json").read_text())["rows"]
   assert {("teacher", 2), ("student", 1)} == {(r["model"], r["nfe"]) for r in rows}
   assert {"frechet", "kernel_mmd", "class_tv"} <= {r["metric"] for r in rows}

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.fuzz.damage import environment
-from tests.fuzz.server import HEAVY, Server
+from tests.server import HEAVY, Server
 from tests.test_docs import ROOT, commands
 
 README = (ROOT / "README.md").read_text()

@@ -8,13 +8,15 @@ import re
 import subprocess
 import sys
 
+from tests.conftest import QUICK
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 
 
-# Networks learn in some hundreds of steps: that they run fast counts, too. With all optimisations
-# the digits take twice as long, for the same numbers.
-FLAGS = (
+# Digits are learned in some hundreds of steps: that they run fast counts, too. With all
+# optimisations they take twice as long, for the same numbers.
+RUNS_FAST = (
   "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
   " --xla_cpu_parallel_codegen_split_count=1 --xla_llvm_disable_expensive_passes=true"
 )
@@ -31,7 +33,7 @@ with open(path, "wb") as file:
 """
 
 
-def run(name, folder, *wanted, network=(), **shorter):
+def run(name, folder, *wanted, flags=QUICK, network=(), **shorter):
   """Variables after all cells of a notebook have run, with some numbers of steps made less.
 
   And with fields of `network` for those of the config.
@@ -57,7 +59,7 @@ def run(name, folder, *wanted, network=(), **shorter):
     input=json.dumps(sources),
     text=True,
     stderr=subprocess.PIPE,
-    env=os.environ | {"XLA_FLAGS": FLAGS, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
+    env=os.environ | {"XLA_FLAGS": flags, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
     timeout=600,
   )
   assert done.returncode == 0, done.stderr[-2000:]
@@ -87,7 +89,9 @@ def test_metrics(tmp_path):
 
 def test_digits(tmp_path):
   small = {"width": 64, "depth": 2}
-  (frechet,) = run("digits.ipynb", tmp_path, "frechet", network=small, teacher=200, distill=40)
+  (frechet,) = run(
+    "digits.ipynb", tmp_path, "frechet", flags=RUNS_FAST, network=small, teacher=200, distill=40
+  )
   # What the text of the notebook says, as far as so short a training can show it.
   assert frechet["teacher", 32] < frechet["teacher", 4] < frechet["teacher", 1]
   assert frechet["student", 1] < 0.8 * frechet["teacher", 1]

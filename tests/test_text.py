@@ -2,17 +2,13 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ONE_DEVICE
 from tests.test_hosts import finish, start
 
 WORDS = ("old new red big wet odd", "cat dog man cow fox", "two six ten no")
@@ -41,24 +37,19 @@ TINY = [
 ]
 
 
-def run(module, *args):
-  return subprocess.run(
-    [sys.executable, "-m", f"dmmd_jax.{module}", *map(str, args)],
-    capture_output=True,
-    text=True,
-    env=os.environ | ONE_DEVICE,
-    timeout=300,
-  )
+@pytest.fixture(scope="module")
+def run(programs):
+  return lambda module, *args: programs.run(f"dmmd_jax.{module}", args)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(run, tmp_path_factory):
   folder = tmp_path_factory.mktemp("text")
   (folder / "texts").mkdir()
   (folder / "texts" / "a.txt").write_text("\n\n".join(SENTENCES))
   done = run("main", *TINY, f"--config.dataset.path={folder / 'texts'}", f"--workdir={folder}/run")
-  assert done.returncode == 0, done.stderr[-2000:]
-  return folder, done.stdout
+  assert done.code == 0, done.err[-2000:]
+  return folder, done.out
 
 
 def test_one_command_trains_distils_and_measures_the_users_texts(trained):
@@ -84,33 +75,35 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
     assert film.n_frames == 17
 
 
-def test_two_processes_measure_what_one_does(trained, tmp_path):
+def test_two_processes_measure_what_one_does(programs, trained, tmp_path):
   folder, _ = trained
-  shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluate"))
+  without = shutil.ignore_patterns("evaluate", "distill")  # a student is no other network
+  shutil.copytree(folder / "run", tmp_path / "run", ignore=without)
   command = [
-    "-m", "dmmd_jax.main", *TINY, f"--config.dataset.path={folder / 'texts'}",
+    *TINY, f"--config.dataset.path={folder / 'texts'}",
     "--config.phases=('evaluate',)", "--config.run.mesh=(1,-1,1)", f"--workdir={tmp_path}/run",
   ]  # fmt: skip
-  finish(start(command, 2, tmp_path / "log", devices=2), tmp_path / "log")
+  finish(start(programs, command, 2, devices=2))
   one, two = (
     json.loads((path / "run" / "evaluate" / "results.json").read_text())
     for path in (folder, tmp_path)
   )
-  for a, b in zip(one["rows"], two["rows"], strict=True):
+  common = [row for row in one["rows"] if row["model"] != "student"]
+  for a, b in zip(common, two["rows"], strict=True):
     name = a["model"], a["metric"]
     assert name == (b["model"], b["metric"])
     assert a["value"] == pytest.approx(b["value"], rel=1e-3, abs=1e-5), name
 
 
-def test_text_is_printed_with_its_prompt(trained):
+def test_text_is_printed_with_its_prompt(run, trained):
   folder, _ = trained
   workdir = f"--workdir={folder}/run"
   done = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
-  assert done.returncode == 0, done.stderr
-  assert re.fullmatch("─── 1 of 2 ───\nThe old ca.*─── 2 of 2 ───\nThe old ca.*", done.stdout, re.S)
+  assert done.code == 0, done.err
+  assert re.fullmatch("─── 1 of 2 ───\nThe old ca.*─── 2 of 2 ───\nThe old ca.*", done.out, re.S)
   again = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
   other = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2", "--seed=1")
-  assert again.stdout == done.stdout != other.stdout
+  assert again.out == done.out != other.out
 
 
 @pytest.mark.parametrize(
@@ -121,13 +114,13 @@ def test_text_is_printed_with_its_prompt(trained):
     (["--workdir=nowhere"], "nowhere does not exist"),
   ],
 )
-def test_what_cannot_be_printed_is_one_clear_line(trained, args, message):
+def test_what_cannot_be_printed_is_one_clear_line(run, trained, args, message):
   done = run("sample", f"--workdir={trained[0]}/run", *args)
-  assert done.returncode == 2 and message in done.stderr, done.stderr
-  assert done.stderr.count("\n") == 1
+  assert done.code == 2 and message in done.err, done.err
+  assert done.err.count("\n") == 1
 
 
-def test_anyones_samples_are_measured(trained, tmp_path):
+def test_anyones_samples_are_measured(run, trained, tmp_path):
   rng = np.random.default_rng(0)
   np.save(tmp_path / "a.npy", rng.integers(96, size=(40, 16)))
   np.save(tmp_path / "b.npy", rng.integers(90, size=(50, 16)))
@@ -136,24 +129,24 @@ def test_anyones_samples_are_measured(trained, tmp_path):
     "metrics", left / "samples_student_3.npz", f"--reference={trained[0]}/run",
     f"--data={left}/samples_real.npz", "--batch_size=3",
   )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  assert re.search(r"gradient_moment +[-\d.e]+ +[\d.e-]+\n", done.stdout), done.stdout
-  assert "16 samples of 16 tokens" in done.stdout
+  assert done.code == 0, done.err
+  assert re.search(r"gradient_moment +[-\d.e]+ +[\d.e-]+\n", done.out), done.out
+  assert "16 samples of 16 tokens" in done.out
   args = [tmp_path / "a.npy", f"--reference={trained[0]}/run", f"--data={tmp_path}/b.npy"]
   for more in ([], ["--batch_size=8"]):
     np.save(tmp_path / "c.npy", rng.integers(97, size=(40, 16)))
     done = run("metrics", tmp_path / ("c.npy" if more else "a.npy"), *args[1:], *more)
     expected = "knows 0 to 95" if more else "make no pair of minibatches of 64"
-    assert done.returncode == 2 and expected in done.stderr, done.stderr
+    assert done.code == 2 and expected in done.err, done.err
 
 
-def test_gpt2_is_a_reference_too(tmp_path):
+def test_gpt2_is_a_reference_too(run, tmp_path):
   np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(40, size=(8, 10)))
   done = run(
     "metrics", tmp_path / "a.npy", "--reference=tests/networks/golden_gpt2", "--batch_size=2",
     "--json",
   )  # fmt: skip
-  result = json.loads(done.stdout)["metrics"]
+  result = json.loads(done.out)["metrics"]
   assert result["uncentred_gradient_moment"]["stderr"] > 0 and result["perplexity"]["value"] > 5
 
 
@@ -166,11 +159,11 @@ def test_gpt2_is_a_reference_too(tmp_path):
     ("\n\n".join(SENTENCES).encode(), "at least evaluate.sample_batch_size (999)"),
   ],
 )
-def test_unusable_texts_end_in_one_line_before_anything_is_written(tmp_path, content, message):
+def test_unusable_texts_end_in_one_line_before_anything_is_written(run, tmp_path, content, message):
   (tmp_path / "texts").mkdir()
   if content:
     (tmp_path / "texts" / "a.txt").write_bytes(content)
   args = [f"--config.dataset.path={tmp_path}/texts", "--config.evaluate.sample_batch_size=999"]
   done = run("main", *TINY, *args, f"--workdir={tmp_path}/run")
-  assert done.returncode == 2 and message in done.stderr
-  assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+  assert done.code == 2 and message in done.err
+  assert done.err.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -5,8 +5,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import flax.linen as nn
@@ -20,7 +18,6 @@ from ml_collections import ConfigDict
 
 from dmmd_jax import checkpoints, optimization, parallel, training
 from dmmd_jax.training_log import NonFiniteError
-from tests.conftest import ONE_DEVICE
 
 RUN = ConfigDict(
   {
@@ -223,13 +220,6 @@ TOY = [
 ]
 
 
-def start(workdir, *args):
-  command = [sys.executable, "-m", "dmmd_jax.main", *TOY, *args, f"--workdir={workdir}"]
-  return subprocess.Popen(
-    command, env=os.environ | ONE_DEVICE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-  )
-
-
 def newest(phase_dir):
   folder = phase_dir / "checkpoints"
   return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
@@ -244,23 +234,26 @@ def final_files(workdir, phase, step):
     return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def test_killed_three_times_and_restarted_ends_bit_identical(tmp_path):
+def test_killed_three_times_and_restarted_ends_bit_identical(programs, tmp_path):
+  def start(workdir):
+    return programs.start("dmmd_jax.main", (*TOY, *args, f"--workdir={workdir}"))
+
   args = [
     "--config.phases=('teacher','distill')",
     "--config.teacher.num_steps=28",
     "--config.distill.num_steps=28",
   ]
-  assert start(tmp_path / "whole", *args).wait() == 0
+  assert start(tmp_path / "whole").wait(300).code == 0
   broken, rng, kills = tmp_path / "broken", np.random.default_rng(), 0
   for phase, after in [("teacher", rng.integers(1, 21)), ("distill", rng.integers(1, 14)),
                        ("distill", rng.integers(15, 21))]:  # fmt: skip
-    process = start(broken, *args)
+    process = start(broken)
     deadline = time.time() + 120
-    while newest(broken / phase) < after and process.poll() is None and time.time() < deadline:
+    while newest(broken / phase) < after and not process.poll() and time.time() < deadline:
       time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    kills += process.wait() == -signal.SIGKILL
+    kills += process.wait(10).code == -signal.SIGKILL
   assert kills >= 2  # the machine may outrun the last one
-  assert start(broken, *args).wait() == 0
+  assert start(broken).wait(300).code == 0
   for phase in ("teacher", "distill"):
     assert equal(final_files(tmp_path / "whole", phase, 28), final_files(broken, phase, 28))

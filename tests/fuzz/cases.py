@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 from collections.abc import Callable
 
-from tests.fuzz.server import Outcome
+from tests.server import Outcome
 
 
 @dataclasses.dataclass(frozen=True)

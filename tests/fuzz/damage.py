@@ -18,13 +18,14 @@ import orbax.checkpoint as ocp
 
 from tests.conftest import ONE_DEVICE
 from tests.fuzz.cases import complaints
-from tests.fuzz.server import Outcome
+from tests.server import Outcome
 
 TINY = (
   "--config=configs/coins_dmmd.py", "--config.run.tensorboard=False",
   "--config.run.checkpoint_every=6", "--config.network.width=16",
   "--config.teacher.num_steps=12", "--config.teacher.batch_size=32",
   "--config.distill.num_steps=12", "--config.distill.batch_size=32",
+  "--config.distill.method=kernel_score",
   "--config.evaluate.teacher_nfe=(1,)", "--config.evaluate.student_nfe=(1,)",
   "--config.evaluate.num_sample_batches=2",
 )  # fmt: skip

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from tests.fuzz import cases, damage, files, overrides
-from tests.fuzz.server import HEAVY, LIGHT, Server
+from tests.server import HEAVY, LIGHT, Server
 
 _KINDS = ("config", "file", "damage")
 

@@ -8,8 +8,10 @@ devices yet.
 import importlib
 import json
 import os
+import pathlib
 import runpy
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,12 +36,41 @@ class Outcome(NamedTuple):
   seconds: float
 
 
+class Started:
+  """A command that runs in a fork, as `subprocess.Popen` has one."""
+
+  def __init__(self, server: "Server", pid: int, folder: str):
+    self.pid, self._server, self._folder = pid, server, folder
+    self._handle = os.pidfd_open(pid)
+
+  def poll(self) -> bool:
+    """Whether it has ended."""
+    return bool(select.select([self._handle], [], [], 0)[0])
+
+  def send_signal(self, number: int) -> None:
+    signal.pidfd_send_signal(self._handle, number)
+
+  def wait(self, limit: float) -> Outcome:
+    """What came of it, killed with its children after `limit` seconds.
+
+    On a machine that has other work, too, they are so much longer.
+    """
+    reply = self._server.ask(wait=self.pid, limit=limit)
+    os.close(self._handle)
+    texts = []
+    for name in ("out", "err"):
+      path = pathlib.Path(self._folder, name)
+      texts.append(path.read_text(encoding="utf-8", errors="replace"))
+    shutil.rmtree(self._folder)
+    return Outcome(reply["code"], *texts, reply["seconds"])
+
+
 class Server:
   """A process that forks one child per command; a context manager."""
 
   def __init__(self, modules: tuple[str, ...], **environment: str):
     self._process = subprocess.Popen(
-      [sys.executable, "-m", "tests.fuzz.server", *modules],
+      [sys.executable, "-m", "tests.server", *modules],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -53,20 +84,23 @@ class Server:
     self._process.stdin.close()
     self._process.wait()
 
-  def run(self, module: str, args: tuple[str, ...], limit: float) -> Outcome:
-    """What `python -m module args` does, killed with its children after `limit` seconds.
+  def ask(self, **request) -> dict:
+    print(json.dumps(request), file=self._process.stdin, flush=True)
+    return json.loads(self._process.stdout.readline())
 
-    On a machine that has other work, too, they are so much longer.
+  def start(self, module: str, args: tuple[str, ...], **environment: str) -> Started:
+    """Does what `python -m module args` does, with more in the environment.
+
+    Of that the fork sees what is read after the imports, such as XLA_FLAGS.
     """
-    with tempfile.TemporaryDirectory() as folder:
-      request = {"module": module, "args": args, "limit": limit, "folder": folder}
-      print(json.dumps(request), file=self._process.stdin, flush=True)
-      reply = json.loads(self._process.stdout.readline())
-      texts = []
-      for name in ("out", "err"):
-        with open(f"{folder}/{name}", encoding="utf-8", errors="replace") as file:
-          texts.append(file.read())
-    return Outcome(reply["code"], *texts, reply["seconds"])
+    folder = tempfile.mkdtemp()
+    args = [*map(str, args)]
+    reply = self.ask(module=module, args=args, folder=folder, environment=environment)
+    return Started(self, reply["pid"], folder)
+
+  def run(self, module: str, args: tuple[str, ...], limit: float = 300.0) -> Outcome:
+    """What comes of `python -m module args` within `limit` seconds, as `Started.wait` has them."""
+    return self.start(module, args).wait(limit)
 
 
 def slowdown() -> float:
@@ -79,18 +113,23 @@ def _serve(modules: list[str]) -> None:
     importlib.import_module(name)
   for line in sys.stdin:
     request = json.loads(line)
-    pid = os.fork()
-    if not pid:
-      return _become(**request)
-    print(json.dumps(_wait(pid, request["limit"])), flush=True)
+    if "wait" in request:
+      reply = _wait(request["wait"], request["limit"])
+    else:
+      pid = os.fork()
+      if not pid:
+        return _become(**request)
+      reply = {"pid": pid}
+    print(json.dumps(reply), flush=True)
 
 
-def _become(module: str, args: list[str], folder: str, **_) -> None:
+def _become(module: str, args: list[str], folder: str, environment: dict[str, str]) -> None:
   """In the child: the rest of the process is that of `python -m module args`."""
   os.setsid()
   files = [os.devnull, f"{folder}/out", f"{folder}/err"]
   for number, path in enumerate(files):
     os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+  os.environ.update(environment)
   sys.argv = [module, *args]
   runpy.run_module(module, run_name="__main__", alter_sys=True)
 
