@@ -179,7 +179,7 @@ def test_teachers_that_are_sampled_differently_are_said(two, tmp_path, capsys):
   rows = [r | {"value": 2.0} for r in TEACHER]
   other = run(tmp_path / "c", rows, digits(evaluate__teacher_top_p=0.5))
   (note,) = notes(capsys, two[0], other)
-  assert note == "teachers sampled differently: evaluate.teacher_top_p is 1.0 in a; 0.5 in c"
+  assert note == "models sampled differently: evaluate.teacher_top_p is 1.0 in a; 0.5 in c"
 
 
 def test_texts_under_other_reference_models_are_not_comparable(tmp_path, capsys):
