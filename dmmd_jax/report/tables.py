@@ -106,7 +106,7 @@ def remarks(results: dict) -> list[str]:
 
 
 def sampling(evaluate: dict) -> list[str]:
-  """How models have sampled, by the section `evaluate` of a config; in older ones it is not said."""
+  """How models have sampled, by the section `evaluate` of a config; older ones do not say."""
   names = [evaluate.get(field) for field in ("sampler", "student_sampler")]
   if not all(names):
     return []

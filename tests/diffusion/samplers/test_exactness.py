@@ -1,0 +1,65 @@
+"""All samplers: one token follows the data exactly in any number of steps; devices change none."""
+
+import jax
+import numpy as np
+import pytest
+
+from dmmd_jax import parallel
+from dmmd_jax.data import toy
+from dmmd_jax.diffusion import processes, registry
+from dmmd_jax.diffusion.samplers import Sampling, grids
+from dmmd_jax.diffusion.samplers.ancestral import Ancestral
+from dmmd_jax.diffusion.samplers.remasking import ReMDM
+
+PROBS = np.array([0.6, 0.3, 0.1])
+ONE = toy.Mixture(np.array([1.0]), PROBS[None, None])
+PROCESSES = {
+  "masked": processes.Masked(3),
+  "uniform": processes.Uniform(3),
+  "marginal": processes.Marginal(3, probs=(0.2, 0.3, 0.5)),
+}
+VARIANTS = {
+  "ancestral": [Ancestral(skip=True)],
+  "remdm": [ReMDM(variant, 0.5) for variant in ("cap", "rescale", "conf", "loop")],
+}
+CASES = [
+  (sampler, process)
+  for name in registry.SAMPLERS
+  for sampler in VARIANTS.get(name, [registry.find(name)()])
+  for process in sampler.processes
+  if process == "masked" or name != "ancestral"  # its own tests have these
+]
+
+
+@pytest.mark.parametrize(("sampler", "process"), CASES, ids=lambda x: repr(x).split("(")[0])
+def test_one_token_follows_the_data_in_any_number_of_steps(sampler, process):
+  process, n = PROCESSES[process], 100_000
+  predict = lambda z, t, key: ONE.log_mean(process, z, t)
+  sampling = Sampling(sampler, grids.Cosine())
+  draw = jax.jit(lambda key, nfe: sampling(predict, process, key, (n, 1), nfe).tokens)
+  for nfe in (1, 2, 7):
+    counts = np.bincount(np.asarray(draw(jax.random.key(nfe), nfe))[:, 0], minlength=3)
+    assert len(counts) == 3
+    assert ((counts - n * PROBS) ** 2 / (n * PROBS)).sum() < 18.4  # 1 in 10,000
+
+
+@pytest.mark.parametrize("name", ["confidence", "entropy_bounded", "remdm", "p2"])
+def test_eight_devices_draw_what_one_draws(name):
+  settings = {"remdm": {"variant": "conf"}}.get(name, {})
+  process, joint = processes.Masked(6), toy.mixture(10, 6, 4, 0.8)
+  sampling = Sampling(registry.find(name)(**settings))
+  mesh = parallel.make_mesh()
+
+  def draw(sharding, key):
+    def predict(z, t, key):
+      return joint.log_mean(process, jax.lax.with_sharding_constraint(z, sharding), t)
+
+    return sampling(predict, process, key, (32, 10), 4)
+
+  shardings = parallel.batch_sharding(mesh), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  many, one = (jax.jit(draw, static_argnums=0)(s, jax.random.key(0)) for s in shardings)
+  assert len(mesh.devices.flat) == 8
+  np.testing.assert_array_equal(many.tokens, one.tokens)
+  np.testing.assert_allclose(many.entropy, one.entropy, rtol=1e-5)
+  if many.spent is not None:
+    np.testing.assert_array_equal(many.spent, one.spent)
