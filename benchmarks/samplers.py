@@ -1,7 +1,7 @@
 """All samplers on one model, at many numbers of evaluations.
 
-    python -m benchmarks.samplers --data=hmm --model=exact --out=runs/samplers_exact
-    python -m benchmarks.samplers --data=hmm --model=teacher --workdir=runs/hmm_dmmd --out=runs/samplers
+    python -m benchmarks.samplers --data=hmm --model=exact --out=runs/exact
+    python -m benchmarks.samplers --data=hmm --model=teacher --workdir=runs/hmm_dmmd --out=runs/own
 
 The one setting of a sampler is chosen for each number of evaluations, by the first metric on the
 validation split; of samplers that decide how many they take, so that an example takes as many on
@@ -119,21 +119,25 @@ class Bench:
       split: make_measures(with_split(self.model.dataset, split), self.model.language_model)
       for split in ("validation", args.split)
     }
-    self.programs: dict[str, Callable] = {}
+    self.programs: dict[Any, Callable] = {}
 
   def draw(self, name: str, value: float | None, steps: int, seed: int) -> tuple:
     """Tokens `[num, ...]`, the mean entropy of predictions, and evaluations spent on average."""
     variant, shape = VARIANTS[name], (self.args.num, *self.model.dataset.shape)
 
+    # What is searched for is traced, so that the search compiles one program.
+    is_searched = variant.field and not variant.values
+
     @jax.jit
-    def program(params, key, steps, value):
+    def program(params, key, steps, found):
       sampler = variant.sampler
       if variant.field:
-        sampler = dataclasses.replace(sampler, **{variant.field: value})
+        given = found if is_searched else value
+        sampler = dataclasses.replace(sampler, **{variant.field: given})
       predict = functools.partial(self.model.predict, params)
       return Sampling(sampler)(predict, self.model.process, key, shape, steps)
 
-    program = self.programs.setdefault(name, program)
+    program = self.programs.setdefault(name if is_searched else (name, value), program)
     key = jax.random.fold_in(jax.random.key(seed), steps)
     drawn = program(self.model.params, key, np.int32(steps), np.float32(value or 0.0))
     spent = steps if drawn.spent is None else float(drawn.spent.mean())
