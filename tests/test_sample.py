@@ -258,6 +258,40 @@ def test_a_class_is_asked_for_and_guidance_takes_two_evaluations(of_classes, tmp
   refuses(capsys, expected, f"--workdir={of_classes}", "--label=10", out)
 
 
+def test_a_sampler_is_asked_for_by_name_with_its_settings(of_classes, tmp_path, capsys):
+  how = "--sampler=remdm", "--variant=rescale", "--eta=.5", "--grid=cosine", "--last_step=greedy"
+  for name, options in (("plain", ()), ("remdm", how)):
+    drawn(capsys, of_classes, "--num=3", f"--out={tmp_path}/{name}.npz", *options)
+  plain, found = (np.load(tmp_path / f"{name}.npz") for name in ("plain", "remdm"))
+  assert "ReMDM(variant='rescale', eta=0.5), grid=Cosine(), ends_greedily" in str(found["sampler"])
+  assert (plain["tokens"] != found["tokens"]).any() and found["tokens"].max() < 17
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (["--eta=.1"], "unrecognized arguments: --eta=.1"),
+    (["--sampler=remask"], "argument --sampler: invalid choice: 'remask'"),
+    (["--sampler=remdm", "--eta=2"], "argument --eta: found '2'; expected a number (float32) in"),
+    (["--sampler=remdm", "--gamma=1"], "unrecognized arguments: --gamma=1"),
+    (["--sampler=psi", "--begin=.1", "--end=.2"], "psi.begin is 0.1 and psi.end is 0.2"),
+    (["--sampler=threshold", "--block=4"], "a sampler's block is 4; expected 0, or for sequences"),
+  ],
+)
+def test_samplers_that_do_not_fit_the_run_are_refused(run_on, capsys, options, message):
+  refuses(capsys, message, f"--workdir={run_on(DIGITS)}", *options)
+
+
+def test_a_student_that_is_drawn_in_a_way_of_its_own_takes_no_sampler(run_on, capsys):
+  config = digits_dmmd.get_config()
+  config.distill.method = "dimo"
+  workdir = run_on(config)
+  (workdir / "distill").mkdir()
+  refuses(capsys, "a student of dimo is drawn in a way", f"--workdir={workdir}", "--sampler=p2")
+  with pytest.raises(AssertionError, match="went on"):
+    sample.main([f"--workdir={workdir}", "--model=teacher", "--sampler=p2"])
+
+
 def test_sequences_are_lines_of_tokens(tmp_path, capsys):
   printed = drawn(capsys, trained(tmp_path, coins_dmmd), "--num=5", "--batch=2")
   lines = [line.split() for line in printed.splitlines()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from dmmd_jax import parallel, records
 from dmmd_jax.config_settings import require_common_sampler
-from dmmd_jax.diffusion.samplers import Samples, Sampling
+from dmmd_jax.diffusion.samplers import Samples, Sampling, ancestral_sample
 from dmmd_jax.phases import build, distill
 
 # States of a film at most, without the first; they bound its size.
@@ -78,7 +78,7 @@ def make_models(
 
 
 def student_draw(
-  config, dataset, sampling: Sampling
+  config, dataset, sampling: Sampling = ancestral_sample
 ) -> tuple[Callable[..., Samples], Callable[[int], int]]:
   """How a student draws, and in how many steps where it is asked for some.
 

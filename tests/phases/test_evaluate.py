@@ -252,6 +252,15 @@ def test_nfe_of_a_row_is_what_the_network_was_asked_for(network, guidance, nfe, 
   assert (row["steps"], row["nfe"]) == (3, denoiser.module.tokens / 8) == (3, nfe)
 
 
+def test_a_row_says_what_an_adaptive_sampler_has_spent():
+  zeros = np.zeros(2)
+  batches = evaluate.SampleBatches(np.zeros((2, 3, 8), int), zeros, zeros, np.array([3.0, 4.0]))
+  model = evaluate.Model("teacher", None, {}, (8,), lambda steps: 2 * steps)
+  rows = list(evaluate.result_rows(model, 8, batches, Measures(lambda *_: {})))
+  spent = {row["metric"]: (row["nfe"], row["value"], row["stderr"]) for row in rows}["nfe_spent"]
+  assert spent == (16, 7.0, 1.0)
+
+
 def constant_model(name, steps, nfe=lambda steps: steps):
   def sample(params, key, shape, steps):
     tokens = jax.random.randint(key, shape, 0, 2) + 2 * steps
