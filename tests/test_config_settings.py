@@ -1,4 +1,4 @@
-"""What methods and samplers say of their own settings; that of methods is in test_config.py, too."""
+"""What methods and samplers say of their own settings; more of methods is in test_config.py."""
 
 import re
 

@@ -88,7 +88,7 @@ def test_a_threshold_reveals_all_above_it_and_at_least_the_best(block):
 def test_a_whole_decoding_is_that_of_a_plain_version_and_says_what_it_spent():
   """A network whose prediction at a mask depends on the tokens beside it, decoded greedily."""
   rng = np.random.default_rng(3)
-  tables = rng.normal(0, 2.5, (2, N, K + 1, K)).astype(np.float32)
+  tables = jnp.asarray(rng.normal(0, 2.5, (2, N, K + 1, K)), jnp.float32)
 
   def predict(z, t, key):
     left, right = jnp.roll(z, 1, axis=1), jnp.roll(z, -1, axis=1)
