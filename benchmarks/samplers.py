@@ -32,7 +32,7 @@ from etils import epath
 from benchmarks import few_steps, tables
 from dmmd_jax import config_file, records
 from dmmd_jax.diffusion import registry
-from dmmd_jax.diffusion.samplers import Sampling
+from dmmd_jax.diffusion.samplers import Sampling, grids
 from dmmd_jax.diffusion.samplers.sampler import Sampler
 from dmmd_jax.metrics.suites import make_measures
 from dmmd_jax.phases import build, reference
@@ -48,7 +48,7 @@ _MOST = 256
 
 
 class Variant(NamedTuple):
-  """A sampler, the field of it that is chosen, and the values it is chosen from.
+  """A sampler, the field of it that is chosen, and the values it is chosen from; its grid.
 
   Without values it is found so that the evaluations spent are those of the column.
   """
@@ -56,6 +56,7 @@ class Variant(NamedTuple):
   sampler: Sampler
   field: str = ""
   values: tuple[float, ...] = ()
+  grid: grids.Even = grids.Even()
 
 
 def _make(name: str, **settings: Any) -> Sampler:
@@ -64,6 +65,8 @@ def _make(name: str, **settings: Any) -> Sampler:
 
 VARIANTS = {
   "ancestral": Variant(_make("ancestral")),
+  "ancestral, cosine": Variant(_make("ancestral"), grid=grids.Cosine()),
+  "ancestral, log-SNR": Variant(_make("ancestral"), grid=grids.LogSNR()),
   "confidence, probability": Variant(_make("confidence")),
   "confidence, margin": Variant(_make("confidence", score="margin")),
   "confidence, entropy": Variant(_make("confidence", score="entropy")),
@@ -135,7 +138,7 @@ class Bench:
         given = found if is_searched else value
         sampler = dataclasses.replace(sampler, **{variant.field: given})
       predict = functools.partial(self.model.predict, params)
-      return Sampling(sampler)(predict, self.model.process, key, shape, steps)
+      return Sampling(sampler, variant.grid)(predict, self.model.process, key, shape, steps)
 
     program = self.programs.setdefault(name if is_searched else (name, value), program)
     key = jax.random.fold_in(jax.random.key(seed), steps)
