@@ -6,13 +6,14 @@ import pytest
 
 from configs import digits_dmmd, text_block_dmmd, text_dmmd
 from dmmd_jax import config as checks
+from dmmd_jax import config_file
 from dmmd_jax.config_settings import require_common_sampler
 
 
 def make(module=digits_dmmd, **overrides):
   config = module.get_config()
   for field, value in overrides.items():
-    checks.config_file.assign(config, field.replace("__", "."), value)
+    config_file.assign(config, field.replace("__", "."), value)
   return config
 
 
