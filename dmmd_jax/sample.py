@@ -26,18 +26,18 @@ _NUM = {"images": 64, "texts": 1, "sequences": 16}
 def main(argv: list[str] | None = None) -> None:
   parser = make_parser()
   args, rest = parser.parse_known_args(argv)
-  settings = vars(make_settings_parser(args.sampler if rest else "").parse_args(rest))
+  args.settings = vars(make_settings_parser(args.sampler if rest else "").parse_args(rest))
   try:
     workdir = cli.find_run(args.workdir)
     args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
     source = cli.find_model(workdir, args.model, args.unfinished)
     kind = kind_of(source.config)
     check(args, source.config, kind)
-    if args.sampler != "ancestral" or settings:
-      check_sampler(args, settings, source.config)
+    if args.sampler != "ancestral" or args.settings:
+      check_sampler(args, source.config)
     prompt = encode_prompt(source.config.dataset, args.prompt) if kind == "texts" else None
     out = find_output(args, workdir, kind)
-    draw(args, source, kind, prompt, out, settings)
+    draw(args, source, kind, prompt, out)
   except (ValueError, TextError) as error:
     parser.error(str(error))
 
@@ -113,10 +113,10 @@ def check(args, config, kind: str) -> None:
     raise ValueError(f"--prompt is given; this is a run on {config.dataset.name}, not on text")
 
 
-def check_sampler(args, settings: dict[str, object], config) -> None:
+def check_sampler(args, config) -> None:
   """Raises `ValueError` for a sampler that the model of a run cannot be sampled by."""
   try:
-    config_settings.check_sampler(args.sampler, settings, config, example_shape(config))
+    config_settings.check_sampler(args.sampler, args.settings, config, example_shape(config))
     if args.model == "student":
       config_settings.require_common_sampler(config.distill.method, args.sampler)
   except ConfigError as error:
@@ -159,12 +159,7 @@ def encode_prompt(dataset, prompt: str) -> np.ndarray:
 
 
 def draw(
-  args,
-  source: Source,
-  kind: str,
-  prompt: np.ndarray | None,
-  out: epath.Path | None,
-  settings: dict[str, object],
+  args, source: Source, kind: str, prompt: np.ndarray | None, out: epath.Path | None
 ) -> None:
   """Draws samples, and prints or writes them. Raises `ValueError` for what the model cannot do."""
   cli.keep_compiled_programs()
@@ -172,7 +167,7 @@ def draw(
   from dmmd_jax import drawing
   from dmmd_jax.phases.build import make_sampling
 
-  how = {"grid": args.grid, "times": (), "last_step": args.last_step, args.sampler: settings}
+  how = {"grid": args.grid, "times": (), "last_step": args.last_step, args.sampler: args.settings}
   sampling = make_sampling(ConfigDict(how), args.sampler)
   with contextlib.redirect_stdout(sys.stderr):  # samples alone are the output
     model = drawing.load(source, args.model == "student", args.guidance, sampling)

@@ -260,11 +260,10 @@ def test_a_class_is_asked_for_and_guidance_takes_two_evaluations(of_classes, tmp
 
 def test_a_sampler_is_asked_for_by_name_with_its_settings(of_classes, tmp_path, capsys):
   how = "--sampler=remdm", "--variant=rescale", "--eta=.5", "--grid=cosine", "--last_step=greedy"
-  for name, options in (("plain", ()), ("remdm", how)):
-    drawn(capsys, of_classes, "--num=3", f"--out={tmp_path}/{name}.npz", *options)
-  plain, found = (np.load(tmp_path / f"{name}.npz") for name in ("plain", "remdm"))
+  drawn(capsys, of_classes, "--num=3", f"--out={tmp_path}/x.npz", *how)
+  found = np.load(tmp_path / "x.npz")
   assert "ReMDM(variant='rescale', eta=0.5), grid=Cosine(), ends_greedily" in str(found["sampler"])
-  assert (plain["tokens"] != found["tokens"]).any() and found["tokens"].max() < 17
+  assert found["tokens"].max() < 17
 
 
 @pytest.mark.parametrize(
