@@ -15,7 +15,10 @@ from etils import epath
 from PIL import Image
 
 from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd
-from dmmd_jax import checkpoints, records, sample, sample_files
+from dmmd_jax import checkpoints, drawing, records, sample, sample_files
+from dmmd_jax.diffusion.samplers import Sampling
+from dmmd_jax.diffusion.samplers.grids import Cosine
+from dmmd_jax.diffusion.samplers.remasking import ReMDM
 from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
 
@@ -258,12 +261,22 @@ def test_a_class_is_asked_for_and_guidance_takes_two_evaluations(of_classes, tmp
   refuses(capsys, expected, f"--workdir={of_classes}", "--label=10", out)
 
 
-def test_a_sampler_is_asked_for_by_name_with_its_settings(of_classes, tmp_path, capsys):
+def test_a_sampler_is_asked_for_by_name_with_its_settings(
+  of_classes, tmp_path, capsys, monkeypatch
+):
+  asked = []
+
+  def make_draw(denoiser, nfe, temperature, top_p, sampler):
+    asked.append(sampler)
+    return lambda params, keys, labels: jnp.zeros((len(keys), 8, 8, 1), int)
+
+  monkeypatch.setattr(drawing, "make_draw", make_draw)
   how = "--sampler=remdm", "--variant=rescale", "--eta=.5", "--grid=cosine", "--last_step=greedy"
   drawn(capsys, of_classes, "--num=3", f"--out={tmp_path}/x.npz", *how)
   found = np.load(tmp_path / "x.npz")
   assert "ReMDM(variant='rescale', eta=0.5), grid=Cosine(), ends_greedily" in str(found["sampler"])
-  assert found["tokens"].max() < 17
+  expected = ReMDM(variant="rescale", eta=0.5)
+  assert asked == [Sampling(expected, Cosine(), ends_greedily=True)]
 
 
 @pytest.mark.parametrize(

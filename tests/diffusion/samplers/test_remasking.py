@@ -7,9 +7,11 @@ import pytest
 
 from dmmd_jax.data import toy
 from dmmd_jax.diffusion import processes, schedules
+from dmmd_jax.diffusion.categorical import uniforms
 from dmmd_jax.diffusion.samplers import Sampling
 from dmmd_jax.diffusion.samplers.ancestral import Ancestral
 from dmmd_jax.diffusion.samplers.remasking import P2, Psi, ReMDM, remasking_probabilities
+from dmmd_jax.diffusion.samplers.sampler import Moment, read
 from tests import enumeration
 from tests.diffusion.samplers.steps import (
   B,
@@ -89,14 +91,16 @@ def test_a_step_has_its_law_and_keeps_the_marginals_of_the_process(case):
   _, law = marginals(process, LAW, 2, T)
   np.testing.assert_allclose(np.einsum("n,nds->ds", law, expected), at_s, atol=1e-12)
   n = 6000
-  predict = lambda z, t, key: JOINT.log_mean(process, z, t)
-  start, t = jnp.asarray(np.repeat(z, n, axis=0)), jnp.full(n * len(z), T)
+  start = jnp.asarray(np.repeat(z, n, axis=0))
 
   @jax.jit
   def step(start):
-    sampling = Sampling(sampler)
-    path = sampling.finish(predict, process, jax.random.key(0), start, t, 2, with_path=True).path
-    return jax.nn.one_hot(path[1].reshape(len(z), n, 2), process.num_states).mean(1)
+    s, t = (jnp.full(len(start), time) for time in (S, T))
+    keys = jax.random.split(jax.random.key(0))
+    reading = read(JOINT.log_mean(process, start, t), uniforms(keys[0], start.shape))
+    m = Moment(start, t, s, jnp.ones(start.shape, bool), jnp.asarray(False), keys[1])
+    z_s, _ = sampler.step(process, m, reading, ())
+    return jax.nn.one_hot(z_s.reshape(len(z), n, 2), process.num_states).mean(1)
 
   error = np.sqrt(expected * (1 - expected) / n)
   off = np.abs(np.asarray(step(start)) - expected)
