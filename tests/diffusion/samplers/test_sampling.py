@@ -195,12 +195,12 @@ def test_the_last_step_may_take_the_likeliest_tokens():
   predict = lambda z, t, key: jnp.broadcast_to(jnp.log(FIXED), (*z.shape, 3))
   draw = jax.jit(
     lambda n: Sampling(ends_greedily=True)(
-      predict, processes.Masked(3), jax.random.key(0), (1, 30_000), n
+      predict, processes.Masked(3), jax.random.key(0), (1, 8000), n
     )
   )
   for nfe, law in ((1, [0.0, 1.0, 0.0]), (2, [0.05, 0.8, 0.15])):
-    share = np.bincount(np.asarray(draw(nfe).tokens)[0], minlength=3) / 30_000
-    np.testing.assert_allclose(share, law, atol=0.012)
+    share = np.bincount(np.asarray(draw(nfe).tokens)[0], minlength=3) / 8000
+    np.testing.assert_allclose(share, law, atol=0.02)
 
 
 def test_a_grid_says_at_which_times_a_network_is_asked():
