@@ -84,7 +84,7 @@ class ReMDM(Sampler):
     mask, reveal = remasking_probabilities(process.schedule, sigma, m.s, m.t)
     masked, u = process.active(m.z), jax.random.uniform(m.key, m.z.shape)
     is_revealed = masked & (u < reveal)
-    is_masked_again = ~masked & m.is_free & (u < mask)
+    is_masked_again = ~masked & (u < mask)
     z_s = jnp.where(is_revealed, reading.x, m.z)
     z_s = jnp.where(is_masked_again, process.num_categories, z_s)
     if self.variant == "conf":
