@@ -70,6 +70,10 @@ VARIANTS = {
   "confidence, probability": Variant(_make("confidence")),
   "confidence, margin": Variant(_make("confidence", score="margin")),
   "confidence, entropy": Variant(_make("confidence", score="entropy")),
+  "margin, cosine": Variant(_make("confidence", score="margin"), grid=grids.Cosine()),
+  "margin, noise": Variant(
+    _make("confidence", score="margin"), "choice_temperature", (0.03, 0.1, 0.3)
+  ),
   "MaskGIT": Variant(_make("confidence"), "choice_temperature", (1.0, 3.0, 10.0)),
   "entropy-bounded": Variant(_make("entropy_bounded"), "gamma"),
   "threshold": Variant(_make("threshold"), "threshold"),
@@ -165,9 +169,10 @@ class Bench:
     if variant.field and not variant.values:
       return self.spending(name, nfe), _MOST
     first = METRICS[self.args.data][0]
-    cells = {
-      value: self.cell(name, value, nfe, seed, "validation")[first] for value in variant.values
-    }
+    values = variant.field and self.args.values or variant.values
+    if len(values) == 1:
+      return values[0], nfe
+    cells = {value: self.cell(name, value, nfe, seed, "validation")[first] for value in values}
     return min(cells, key=cells.get, default=None), nfe
 
   def spending(self, name: str, nfe: int) -> float:
@@ -230,6 +235,9 @@ def main() -> None:
   parser.add_argument("--workdir", help="of the teacher or student")
   parser.add_argument("--reference", help="a workdir with the reference model of text")
   parser.add_argument("--samplers", default=";".join(VARIANTS), help="some, separated by ;")
+  parser.add_argument(
+    "--values", type=float, nargs="+", help="to choose from, in place of the usual ones"
+  )
   parser.add_argument("--nfe", default="4,8,16,32,64,256")
   parser.add_argument("--num", type=int, default=1000, help="samples of a seed")
   parser.add_argument("--seeds", type=int, default=3)
