@@ -169,7 +169,7 @@ class Bench:
     if variant.field and not variant.values:
       return self.spending(name, nfe), _MOST
     first = METRICS[self.args.data][0]
-    values = variant.field and self.args.values or variant.values
+    values = (variant.field and self.args.values) or variant.values
     if len(values) == 1:
       return values[0], nfe
     cells = {value: self.cell(name, value, nfe, seed, "validation")[first] for value in values}
