@@ -74,6 +74,9 @@ VARIANTS = {
   "margin, noise": Variant(
     _make("confidence", score="margin"), "choice_temperature", (0.03, 0.1, 0.3)
   ),
+  "entropy, noise": Variant(
+    _make("confidence", score="entropy"), "choice_temperature", (0.01, 0.1, 1.0)
+  ),
   "MaskGIT": Variant(_make("confidence"), "choice_temperature", (1.0, 3.0, 10.0)),
   "entropy-bounded": Variant(_make("entropy_bounded"), "gamma"),
   "threshold": Variant(_make("threshold"), "threshold"),
