@@ -198,17 +198,21 @@ def draw(
   about |= {"labels": labels} if model.denoiser.num_classes else {}
   about |= {"digest": source.digest} if source.digest else {}
   tokens = np.concatenate([*batches])
-  _write(out, Samples(kind, tokens, model.dataset.num_categories, about), decode)
+  may_stop = model.sampler is sampling and sampling.sampler.is_adaptive
+  samples = Samples(kind, tokens, model.dataset.num_categories, about)
+  _write(out, samples, decode, "at most " if may_stop else "")
 
 
-def _write(out: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]) -> None:
+def _write(
+  out: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str], most: str = ""
+) -> None:
   try:
     sample_files.save(out, samples, decode)
   except OSError as error:
     raise ValueError(f"cannot write {out} ({error.strerror})") from error
   about = samples.about
   what = f"{len(samples.tokens)} {samples.kind} of the {about['model']}"
-  print(f"{out}: {what}, {about['nfe']} NFE, seed {about['seed']}")
+  print(f"{out}: {what}, {most}{about['nfe']} NFE, seed {about['seed']}")
 
 
 def _labels(args, num_classes: int, dataset: str) -> np.ndarray:

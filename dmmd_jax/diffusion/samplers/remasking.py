@@ -36,7 +36,7 @@ def remasking_probabilities(
 class ReMDM(Sampler):
   """Ancestral sampling that masks visible tokens again, with probability sigma (arXiv 2503.00307).
 
-  With an exact denoiser a step of `cap`, `rescale` or `loop` gives each position its law at `s`. The
+  With an exact denoiser a step of `cap`, `rescale` or `loop` gives a position its law at `s`. The
   largest possible sigma is `min(1, (1 - alpha_s) / alpha_t)`. `conf` shares it among the visible
   tokens of an example by softmax(-p), p their probability when they were revealed. `loop` holds
   alpha at 0.9 between the times 0.55 and 0.05 of the grid, and masks there only.

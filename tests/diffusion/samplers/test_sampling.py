@@ -18,7 +18,7 @@ from dmmd_jax.diffusion.samplers import (
 )
 from dmmd_jax.diffusion.samplers.ancestral import Ancestral
 from dmmd_jax.diffusion.samplers.remasking import P2, ReMDM
-from dmmd_jax.diffusion.samplers.revealing import Confidence
+from dmmd_jax.diffusion.samplers.revealing import Confidence, EntropyBounded
 
 
 def exact(joint, process):
@@ -142,6 +142,18 @@ def test_blocks_are_drawn_given_those_before():
   args = processes.Masked(60), jax.random.key(0), (2, 6), 3, 2
   x = sample_blocks(predict, remember, memory, *args).tokens
   assert x.tolist() == [[1, 1, 22, 22, 43, 43], [4, 4, 25, 25, 46, 46]]
+
+
+def test_blocks_are_drawn_by_any_sampler_and_say_what_they_spent():
+  """Two tokens of a block, one an evaluation: two of the five that it may take."""
+  predict = lambda memory, start, z, *_: jnp.broadcast_to(jnp.log(FIXED), (*z.shape, 3))
+  draw = functools.partial(
+    sample_blocks, predict, lambda memory, start, x: memory, None, processes.Masked(3)
+  )
+  sampling = Sampling(EntropyBounded(gamma=0.0))
+  drawn = jax.jit(lambda key: draw(key, (7, 6), 3, 5, draw=sampling))(jax.random.key(0))
+  assert drawn.spent.tolist() == [2.0] * 7 and drawn.tokens.max() < 3
+  np.testing.assert_allclose(drawn.entropy, ENTROPY, rtol=1e-4)
 
 
 @pytest.mark.parametrize("process", [processes.Masked(3), processes.Uniform(3)])
