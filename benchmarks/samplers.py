@@ -34,7 +34,7 @@ from dmmd_jax import config_file, records
 from dmmd_jax.diffusion import registry
 from dmmd_jax.diffusion.samplers import Sampling, grids
 from dmmd_jax.diffusion.samplers.sampler import Sampler
-from dmmd_jax.metrics.suites import make_measures
+from dmmd_jax.metrics.suites import special_measure
 from dmmd_jax.phases import build, reference
 from dmmd_jax.phases.evaluate import with_split
 from dmmd_jax.versions import made_by
@@ -126,7 +126,7 @@ class Bench:
     self.args, self.model, self.path = args, load(args), args.out / "cells.json"
     self.cells = json.loads(self.path.read_text()) if self.path.is_file() else {}
     self.measures = {
-      split: make_measures(with_split(self.model.dataset, split), self.model.language_model)
+      split: special_measure(with_split(self.model.dataset, split), self.model.language_model)
       for split in ("validation", args.split)
     }
     self.programs: dict[Any, Callable] = {}
@@ -158,7 +158,7 @@ class Bench:
     key = f"{name} {value} {steps} {seed} {split}"
     if key not in self.cells:
       tokens, entropy, spent = self.draw(name, value, steps, seed)
-      metrics = self.measures[split].of_batch(tokens, seed)
+      metrics = self.measures[split](tokens, seed)
       found = metrics | {"entropy": entropy, "nfe_spent": spent}
       self.cells[key] = {metric: float(x) for metric, x in found.items()}
       self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,12 +180,12 @@ class Bench:
 
   def spending(self, name: str, nfe: int) -> float:
     """The value with which an example takes `nfe` evaluations on average, or a little fewer."""
-    low, high = (1e-4, 1e3) if VARIANTS[name].field == "gamma" else (1.0, 1e-3)  # most, fewest
+    low, high = (0.1, 1e2) if VARIANTS[name].field == "gamma" else (1.0, 1e-2)  # most, fewest
     for _ in range(12):
       middle = float(np.sqrt(low * high))
       spent = self.cell(name, middle, _MOST, self.args.seeds, "validation")["nfe_spent"]
       low, high = (middle, high) if spent > nfe else (low, middle)
-      if 0.97 * nfe <= spent <= nfe:
+      if 0.95 * nfe <= spent <= nfe:
         return middle
     return high
 
