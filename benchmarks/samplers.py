@@ -208,7 +208,7 @@ def rows_of(bench: Bench, names: list[str], nfes: tuple[int, ...]) -> Iterator[d
 
 def plot(rows: list[dict], metrics: tuple[str, ...], path: pathlib.Path) -> None:
   cells = {(row["model"], row["metric"], row["nfe"]): row for row in rows}
-  figure, axes = plt.subplots(1, len(metrics), figsize=(5 * len(metrics), 4))
+  figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics) + 2, 4))
   for axis, metric in zip(axes, metrics, strict=True):
     for i, name in enumerate(dict.fromkeys(row["model"] for row in rows)):
       nfes = [nfe for model, m, nfe in cells if (model, m) == (name, metric)]
@@ -217,12 +217,13 @@ def plot(rows: list[dict], metrics: tuple[str, ...], path: pathlib.Path) -> None
       axis.errorbar(
         spent, [row["value"] for row in found], [row["stderr"] or 0.0 for row in found],
         marker="osv^D"[i % 5], markersize=4, capsize=2, linewidth=1, label=name,
-        color="black" if name == "ancestral" else None,
+        color="black" if name == "ancestral" else plt.cm.tab20(i % 20),
       )  # fmt: skip
     axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
     axis.set_xlabel("NFE spent")
     axis.set_ylabel(tables.TITLES.get(metric, metric))
-  axes[-1].legend(fontsize=7)
+  axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
   figure.tight_layout()
   figure.savefig(path, dpi=110)
 
