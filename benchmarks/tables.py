@@ -39,6 +39,7 @@ TITLES = {
   "impossible": "impossible samples",
   "kernel_mmd": "kernel MMD²",
   "mmd2": "MMD²",
+  "nfe_spent": "NFE spent",
   "nll": "nats per token",
   "perplexity": "perplexity",
   "unigram_entropy": "unigram entropy, nats",

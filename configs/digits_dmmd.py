@@ -106,6 +106,11 @@ def get_config() -> ConfigDict:
   evaluate.student_nfe = (1, 2, 4, 8, 16, 32)
   evaluate.num_sample_batches = 3
   evaluate.sample_batch_size = 0  # as the held-out split
+  evaluate.sampler = "ancestral"  # docs/samplers.md has all
+  evaluate.student_sampler = "ancestral"
+  evaluate.grid = "even"  # even | cosine | log_snr | own
+  evaluate.times = ()
+  evaluate.last_step = "drawn"  # drawn | greedy
   evaluate.split = "held_out"  # held_out | validation
   evaluate.teacher_temperature = 1.0
   evaluate.teacher_top_p = 1.0

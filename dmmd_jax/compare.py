@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dmmd_jax import cli, config_file, runs
+from dmmd_jax.diffusion import registry
 from dmmd_jax.report import figures
 from dmmd_jax.report import tables as report_tables
 
@@ -15,6 +16,11 @@ from dmmd_jax.report import tables as report_tables
 _TOKENS = ("name", "shape", "alphabet", "length", "num_categories", "num_hidden")
 # Of the section `evaluate`: how many cells there are and how exact; and a place.
 _NO_DIFFERENCE = {"teacher_nfe", "student_nfe", "num_sample_batches", "inception"}
+# How models have sampled: other samplers are other models; and what runs of before had.
+_SAMPLED = {
+  "sampler": "ancestral", "student_sampler": "ancestral", "grid": "even", "times": [],
+  "last_step": "drawn",
+}  # fmt: skip
 # The input that makes a model, where it has another name.
 _MADE_BY = {"autoregressive": "reference"}
 
@@ -215,14 +221,15 @@ def differences(found: list[Run]) -> Iterator[str]:
       by_value.setdefault(of_run.get(what, "none"), []).append(name)
     if len(by_value) > 1:
       values = "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())
-      is_of_teacher = what.startswith("evaluate.teacher_")
-      why = "teachers sampled differently" if is_of_teacher else "not comparable"
+      field = what.removeprefix("evaluate.")
+      is_sampling = field.startswith("teacher_") or field in {*_SAMPLED, *registry.SAMPLERS}
+      why = "models sampled differently" if is_sampling else "not comparable"
       yield f"{why}: {what} is {values}"
 
 
 def _measured(results: dict[str, Any]) -> dict[str, str]:
   """How results were measured: fields of the config, the number of samples, and what was read."""
-  settings = results["config"]["evaluate"].items()
+  settings = (_SAMPLED | results["config"]["evaluate"]).items()
   fields = {f"evaluate.{field}": str(x) for field, x in settings if field not in _NO_DIFFERENCE}
   samples = {"samples per cell": str(results["rows"][0]["num_samples"])}
   read = {}

@@ -1,28 +1,26 @@
-"""Checks of a config, before anything is written. Pure Python, but for the method, which is last.
+"""Checks of a config, before anything is written. Pure Python, but for method and samplers, last.
 
 What one field may be is in `fields.py`; here is what fields mean together.
 """
 
-import dataclasses
 import importlib.util
+import itertools
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from dmmd_jax import config_settings
 from dmmd_jax.config_devices import check_devices
 from dmmd_jax.config_file import (
   ConfigError,
   apply_preset,
   check_fields,
-  check_settings,
   has,
   nearest_of,
   require,
   shown,
 )
-from dmmd_jax.distillation import registry
 from dmmd_jax.fields import FIELDS, PHASES
-from dmmd_jax.settings import is_setting
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
 
@@ -42,7 +40,7 @@ def example_shape(config: ConfigDict) -> tuple[int, ...]:
 
 
 def check(config: ConfigDict, given: Iterable[str] = ()) -> None:
-  """Completes a config by the settings of its method; `given` are the fields set by hand.
+  """Completes a config by the settings of its method and samplers; `given` are set by hand.
 
   Raises `ConfigError` for values out of range and for combinations that make no sense.
   """
@@ -56,7 +54,7 @@ def check(config: ConfigDict, given: Iterable[str] = ()) -> None:
   _check_evaluation(config)
   _check_distillation(config)
   check_devices(config)
-  _check_method(config, given)
+  config_settings.check(config, example_shape(config), given)
 
 
 def _check_dataset(config: ConfigDict) -> None:
@@ -202,6 +200,17 @@ def _check_evaluation(config: ConfigDict) -> None:
     config.evaluate.sample_batch_size != 1,
     "evaluate.sample_batch_size is 1; expected 0 (the held-out split) or >= 2",
   )
+  times, is_own = config.evaluate.times, config.evaluate.grid == "own"
+  require(
+    is_own or not times,
+    f"evaluate.times is {shown(times)} and evaluate.grid is {shown(config.evaluate.grid)}; times"
+    " are those of the grid own",
+  )
+  falls = all(later < earlier for earlier, later in itertools.pairwise(times))
+  require(
+    not is_own or (times and falls and (times[0], times[-1]) == (1, 0)),
+    f"evaluate.times is {shown(times)}; expected falling numbers, the first 1 and the last 0",
+  )
   shape = example_shape(config)
   require(
     not config.evaluate.get("inception") or (len(shape) == 3 and shape[2] in (1, 3)),
@@ -222,38 +231,3 @@ def _check_distillation(config: ConfigDict) -> None:
     f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
     " use 'network'",
   )
-
-
-def _check_method(config: ConfigDict, given: Iterable[str]) -> None:
-  """What is wrong elsewhere has been found before methods are imported, and jax with them."""
-  complete(config)
-  distill, method = config.distill, registry.find(config.distill.method)
-  own = registry.settings(method)
-  for field in filter(is_setting, given):  # a file may have those of others
-    require(
-      field.split(".")[1] in own,
-      f"{field} is given, and distill.method is {distill.method}, which has no such setting; its"
-      f" sections are: {', '.join(f'distill.{name}' for name in own) or 'none'}",
-    )
-  require(
-    distill.noise in method.noises,
-    f"distill.noise is {shown(distill.noise)}; a student of {distill.method} takes"
-    f" {' or '.join(method.noises)}",
-  )
-  for problem in method.problems(config, example_shape(config)):
-    raise ConfigError(problem)
-
-
-def complete(config: ConfigDict) -> None:
-  """Completes the settings of the method by its defaults, and leaves out those of others.
-
-  Raises `ConfigError` for values out of range.
-  """
-  check_settings(config)
-  distill, method = config.distill, registry.find(config.distill.method)
-  own = registry.settings(method)
-  with distill.unlocked():
-    for section in {*distill} & (registry.sections().keys() - own.keys()):
-      del distill[section]
-    for section, cls in own.items():
-      distill[section] = dataclasses.asdict(cls()) | distill.get(section, ConfigDict()).to_dict()

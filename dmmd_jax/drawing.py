@@ -11,8 +11,7 @@ import numpy as np
 from dmmd_jax import parallel
 from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Dataset
-from dmmd_jax.diffusion.processes import Masked
-from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
+from dmmd_jax.diffusion.samplers import Prompt, Samples, Sampling, ancestral_sample
 from dmmd_jax.phases import build
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.phases.models import student_draw
@@ -40,11 +39,13 @@ class Model(NamedTuple):
   num_steps: Callable[[int], int] = lambda nfe: nfe
 
 
-def load(source: Source, is_student: bool, guidance: float) -> Model:
-  """The averaged parameters of a recorded model, and its network.
+def load(
+  source: Source, is_student: bool, guidance: float, sampling: Sampling = ancestral_sample
+) -> Model:
+  """The averaged parameters of a recorded model, and its network, to be sampled by `sampling`.
 
-  Data are read only where the network depends on them. Raises `ValueError` where they cannot be, or
-  the model is damaged.
+  A student whose method has a way of its own is sampled in that way. Data are read only where the
+  network depends on them. Raises `ValueError` where they cannot be, or the model is damaged.
   """
   config = source.config
   try:
@@ -54,8 +55,8 @@ def load(source: Source, is_student: bool, guidance: float) -> Model:
   denoiser = build.make_denoiser(config, dataset, student=is_student)
   mesh = parallel.make_mesh()
   params = build.load_ema(source, denoiser.init, mesh)
-  sampling = student_draw(config, dataset) if is_student else ()
-  return Model(denoiser.guided(guidance), params, dataset, mesh, *sampling)
+  draw = student_draw(config, dataset, sampling) if is_student else (sampling,)
+  return Model(denoiser.guided(guidance), params, dataset, mesh, *draw)
 
 
 def _needs_data(config) -> bool:
@@ -119,8 +120,7 @@ def make_stream(
 ) -> Callable[[Any, jax.Array], Iterator[np.ndarray]]:
   """`stream(params, keys)` yields tokens `[n, D / num_blocks]` of `n` texts, block after block.
 
-  The first ones are those of `prompt` `[m]`. A network sees the prompt as it has seen clean tokens
-  in training: visible in masked diffusion, which is exact, corrupted like the rest in any other.
+  The first ones are those of `prompt` `[m]`.
   """
   size = denoiser.shape[0] // denoiser.num_blocks
   begin = jnp.zeros(denoiser.shape, jnp.int32).at[: len(prompt)].set(prompt.astype(np.int32))
@@ -130,18 +130,15 @@ def make_stream(
     given, known = (jax.lax.dynamic_slice_in_dim(a, start, size)[None] for a in (begin, is_given))
 
     def predict(z, t, key):
-      seen = given
-      if not isinstance(denoiser.process, Masked):
-        key, corrupt_key = jax.random.split(key)
-        seen = denoiser.process.corrupt(corrupt_key, given, t)
-      z = jnp.where(known, seen, z)
       if denoiser.num_blocks == 1:
         return denoiser.log_mean(params, z, t, key)
       return denoiser.block_log_mean(params, cache, start, z, t, key)
 
     key = jax.random.fold_in(key, start)
-    drawn = sampler(predict, denoiser.process, key, (1, size), nfe, temperature, top_p)
-    x = jnp.where(known, given, drawn.tokens)
+    x = sampler(
+      predict, denoiser.process, key, (1, size), nfe, temperature, top_p,
+      prompt=Prompt(given, known),
+    ).tokens  # fmt: skip
     return x[0], denoiser.remember(params, cache, start, x) if denoiser.num_blocks > 1 else cache
 
   draw = jax.jit(jax.vmap(draw, (None, 0, None, 0)))

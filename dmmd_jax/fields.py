@@ -1,12 +1,13 @@
 """Every field of a config: what it may be, and what it means. Pure Python.
 
 `FIELDS` is the one table of both: configs are checked by it, values on the command line are read by
-it, and it can be printed; the settings of a method of distillation stand in its own file. Rules on
-several fields together are in `config.py`, and in the methods.
+it, and it can be printed; the settings of a method of distillation, or of a sampler, stand in its
+own file. Rules on several fields together are in `config.py`, and with those settings.
 """
 
 import dataclasses
 
+from dmmd_jax.diffusion import registry as samplers
 from dmmd_jax.distillation import registry
 from dmmd_jax.rules import Choice, Flag, Items, Or, Real, Row, Rule, Text, Whole
 
@@ -258,6 +259,27 @@ FIELDS: dict[str, Field] = {
     num_sample_batches=Field(Whole(1, 2**20), "Batches of samples; they give the errors."),
     sample_batch_size=Field(
       Whole(0, 2**20), "Samples of a batch; 0 is as many as the held-out split has."
+    ),
+    sampler=Field(
+      Choice(tuple(samplers.SAMPLERS)),
+      "How the teacher samples; its settings are in a section of its name. See docs/samplers.md.",
+    ),
+    student_sampler=Field(
+      Choice(tuple(samplers.SAMPLERS)),
+      "How the student samples, unless its method has a way of its own; if it is the teacher's"
+      " sampler, with the same settings.",
+    ),
+    grid=Field(
+      Choice(samplers.GRIDS),
+      "Times of the steps: even | cosine (small steps first) | log_snr (even in log alpha/beta) |"
+      " own (`times`).",
+    ),
+    times=Field(
+      Or(Items(Real("[0, 1]")), (), "none"),
+      "Own grid: times from 1 down to 0, evenly spread over the steps, on straight lines between.",
+    ),
+    last_step=Field(
+      Choice(("drawn", "greedy")), "Whether the last step draws tokens, or takes the likeliest."
     ),
     split=Field(
       Choice(("held_out", "validation")),

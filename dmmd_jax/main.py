@@ -19,7 +19,16 @@ from typing import NoReturn
 from absl import app, flags, logging
 from etils import epath
 
-from dmmd_jax import cli, config_devices, config_file, image_size, listing, records, storage
+from dmmd_jax import (
+  cli,
+  config_devices,
+  config_file,
+  config_settings,
+  image_size,
+  listing,
+  records,
+  storage,
+)
 from dmmd_jax import config as config_checks
 from dmmd_jax import workdir as workdirs
 from dmmd_jax.fields import FIELDS
@@ -129,7 +138,7 @@ def parse(argv: list[str]) -> dict[str, str]:
       config, given = config_file.load(_CONFIG.value, overrides)
       if config.preset != image_size.AUTO:  # which depends on images, and these may not be there
         config_checks.apply_preset(config, given)
-      config_checks.complete(config)
+      config_settings.complete(config)
       _answer(listing.of_config(config))
   except flags.UnrecognizedFlagError as error:
     _exit(f"unknown flag --{error.flagname}{_flag_meant(error.flagname)}")

@@ -1,16 +1,22 @@
 """Draws samples from a trained model: `python -m dmmd_jax sample --workdir=runs/text_dmmd`."""
 
+import argparse
 import contextlib
+import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
-from dmmd_jax import cli, sample_files
-from dmmd_jax.config import example_shape
+from dmmd_jax import cli, config_settings, sample_files
+from dmmd_jax.config import ConfigError, example_shape
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
+from dmmd_jax.diffusion import registry
 from dmmd_jax.records import Source
+from dmmd_jax.rules import Rule
 from dmmd_jax.sample_files import Samples
 
 # How many are drawn unless the command line says.
@@ -19,13 +25,16 @@ _NUM = {"images": 64, "texts": 1, "sequences": 16}
 
 def main(argv: list[str] | None = None) -> None:
   parser = make_parser()
-  args = parser.parse_args(argv)
+  args, rest = parser.parse_known_args(argv)
+  args.settings = vars(make_settings_parser(args.sampler if rest else "").parse_args(rest))
   try:
     workdir = cli.find_run(args.workdir)
     args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
     source = cli.find_model(workdir, args.model, args.unfinished)
     kind = kind_of(source.config)
     check(args, source.config, kind)
+    if args.sampler != "ancestral" or args.settings:
+      check_sampler(args, source.config)
     prompt = encode_prompt(source.config.dataset, args.prompt) if kind == "texts" else None
     out = find_output(args, workdir, kind)
     draw(args, source, kind, prompt, out)
@@ -45,6 +54,10 @@ def make_parser() -> cli.Parser:
   # Beyond these float32 knows neither the probabilities nor their order.
   add("--temperature", type=number(float, 1e-6, 10**6), default=1.0, help="default: 1")
   add("--top_p", type=number(float, 1e-6, 1), default=1.0, help="of every token; default: 1")
+  add("--sampler", choices=registry.SAMPLERS, default="ancestral", help="default: ancestral; its"
+      " settings are options, too, such as --sampler=remdm --eta=.02")  # fmt: skip
+  add("--grid", choices=registry.GRIDS[:-1], default="even", help="of times; default: even")
+  add("--last_step", choices=("drawn", "greedy"), default="drawn", help="default: drawn")
   add("--prompt", default="", help="how the texts begin")
   add("--label", type=number(int, 0, 10**6), help="one class for all; default: all in turns")
   add("--guidance", type=number(float, 0, 100), default=0.0, help="of a teacher that knows classes")
@@ -55,6 +68,27 @@ def make_parser() -> cli.Parser:
   add("--batch", type=number(int, 1, 10**6), help="examples at once, which changes none of them")
   add("--unfinished", action="store_true", help="use a model still in training")
   return parser
+
+
+def make_settings_parser(sampler: str) -> cli.Parser:
+  """The settings of a sampler as options; without a name there are none."""
+  parser = cli.Parser("dmmd_jax.sample", f"Settings of the sampler {sampler}.")
+  for field in dataclasses.fields(registry.find(sampler)) if sampler else ():
+    if rule := field.metadata.get("rule"):
+      parser.add_argument(
+        f"--{field.name}",
+        type=functools.partial(_read, rule),
+        default=argparse.SUPPRESS,
+        help=field.metadata["doc"],
+      )
+  return parser
+
+
+def _read(rule: Rule, text: str) -> object:
+  value = rule.read(text)
+  if not rule.accepts(value):
+    raise argparse.ArgumentTypeError(f"found {text!r}; expected {rule}")
+  return value
 
 
 def kind_of(config) -> str:
@@ -77,6 +111,16 @@ def check(args, config, kind: str) -> None:
     )
   if args.prompt and kind != "texts":
     raise ValueError(f"--prompt is given; this is a run on {config.dataset.name}, not on text")
+
+
+def check_sampler(args, config) -> None:
+  """Raises `ValueError` for a sampler that the model of a run cannot be sampled by."""
+  try:
+    config_settings.check_sampler(args.sampler, args.settings, config, example_shape(config))
+    if args.model == "student":
+      config_settings.require_common_sampler(config.distill.method, args.sampler)
+  except ConfigError as error:
+    raise ValueError(str(error)) from error
 
 
 def find_output(args, workdir: epath.Path, kind: str) -> epath.Path | None:
@@ -121,9 +165,12 @@ def draw(
   cli.keep_compiled_programs()
   cli.hide_logs_of_libraries()
   from dmmd_jax import drawing
+  from dmmd_jax.phases.build import make_sampling
 
+  how = {"grid": args.grid, "times": (), "last_step": args.last_step, args.sampler: args.settings}
+  sampling = make_sampling(ConfigDict(how), args.sampler)
   with contextlib.redirect_stdout(sys.stderr):  # samples alone are the output
-    model = drawing.load(source, args.model == "student", args.guidance)
+    model = drawing.load(source, args.model == "student", args.guidance, sampling)
   labels = _labels(args, model.denoiser.num_classes, source.config.dataset.name)
   steps = model.num_steps(args.nfe)
   settings = steps, args.temperature, args.top_p, model.sampler
@@ -147,20 +194,25 @@ def draw(
     return
   nfe = model.denoiser.evaluations(steps)
   about = {"model": args.model, "steps": steps, "nfe": nfe, "seed": args.seed}
+  about |= {"sampler": repr(sampling)} if model.sampler is sampling else {}
   about |= {"labels": labels} if model.denoiser.num_classes else {}
   about |= {"digest": source.digest} if source.digest else {}
   tokens = np.concatenate([*batches])
-  _write(out, Samples(kind, tokens, model.dataset.num_categories, about), decode)
+  may_stop = model.sampler is sampling and sampling.sampler.is_adaptive
+  samples = Samples(kind, tokens, model.dataset.num_categories, about)
+  _write(out, samples, decode, "at most " if may_stop else "")
 
 
-def _write(out: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str]) -> None:
+def _write(
+  out: epath.Path, samples: Samples, decode: Callable[[np.ndarray], str], most: str = ""
+) -> None:
   try:
     sample_files.save(out, samples, decode)
   except OSError as error:
     raise ValueError(f"cannot write {out} ({error.strerror})") from error
   about = samples.about
   what = f"{len(samples.tokens)} {samples.kind} of the {about['model']}"
-  print(f"{out}: {what}, {about['nfe']} NFE, seed {about['seed']}")
+  print(f"{out}: {what}, {most}{about['nfe']} NFE, seed {about['seed']}")
 
 
 def _labels(args, num_classes: int, dataset: str) -> np.ndarray:

@@ -179,7 +179,20 @@ def test_teachers_that_are_sampled_differently_are_said(two, tmp_path, capsys):
   rows = [r | {"value": 2.0} for r in TEACHER]
   other = run(tmp_path / "c", rows, digits(evaluate__teacher_top_p=0.5))
   (note,) = notes(capsys, two[0], other)
-  assert note == "teachers sampled differently: evaluate.teacher_top_p is 1.0 in a; 0.5 in c"
+  assert note == "models sampled differently: evaluate.teacher_top_p is 1.0 in a; 0.5 in c"
+
+
+def test_samplers_that_differ_are_said_and_runs_of_before_there_was_a_choice_are_ancestral(
+  two, tmp_path, capsys
+):
+  old = digits()
+  for field in ("sampler", "student_sampler", "grid", "times", "last_step"):
+    del old.evaluate[field]
+  assert notes(capsys, two[0], run(tmp_path / "old", TEACHER, old)) == []
+  rows = [r | {"value": 2.0} for r in TEACHER]
+  other = run(tmp_path / "c", rows, digits(evaluate__sampler="remdm"))
+  (note,) = notes(capsys, two[0], other)
+  assert note == "models sampled differently: evaluate.sampler is ancestral in a; remdm in c"
 
 
 def test_texts_under_other_reference_models_are_not_comparable(tmp_path, capsys):

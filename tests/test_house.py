@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "dmmd_jax"
 # What a room may import of the others; rooms that are not listed are only kept from circles.
 ALLOWED = {
-  "diffusion": {"parallel", "positions"},
+  "diffusion": {"parallel", "positions", "rules"},
   "networks": {"parallel"},
   "mmd": set(),
   "distillation": {"diffusion", "optimization", "positions", "rules"},

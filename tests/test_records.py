@@ -70,6 +70,8 @@ def test_a_phase_is_complete_for_what_it_was_made_from(tmp_path):
     {"distill__noise_scale": 1.0},
     {"evaluate__num_sample_batches": 5},
     {"evaluate__teacher_temperature": 0.5},
+    {"evaluate__student_sampler": "remdm"},
+    {"evaluate__grid": "cosine"},
     {"network__dtype": "bfloat16"},
     {"run__seed": 1},
   ],

@@ -15,7 +15,10 @@ from etils import epath
 from PIL import Image
 
 from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd
-from dmmd_jax import checkpoints, records, sample, sample_files
+from dmmd_jax import checkpoints, drawing, records, sample, sample_files
+from dmmd_jax.diffusion.samplers import Sampling
+from dmmd_jax.diffusion.samplers.grids import Cosine
+from dmmd_jax.diffusion.samplers.remasking import ReMDM
 from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
 
@@ -256,6 +259,49 @@ def test_a_class_is_asked_for_and_guidance_takes_two_evaluations(of_classes, tmp
   assert arrays["digest"] == records.find_model(of_classes, "teacher").digest
   expected = "--label is 10; digits has the classes 0 to 9"
   refuses(capsys, expected, f"--workdir={of_classes}", "--label=10", out)
+
+
+def test_a_sampler_is_asked_for_by_name_with_its_settings(
+  of_classes, tmp_path, capsys, monkeypatch
+):
+  asked = []
+
+  def make_draw(denoiser, nfe, temperature, top_p, sampler):
+    asked.append(sampler)
+    return lambda params, keys, labels: jnp.zeros((len(keys), 8, 8, 1), int)
+
+  monkeypatch.setattr(drawing, "make_draw", make_draw)
+  how = "--sampler=remdm", "--variant=rescale", "--eta=.5", "--grid=cosine", "--last_step=greedy"
+  drawn(capsys, of_classes, "--num=3", f"--out={tmp_path}/x.npz", *how)
+  found = np.load(tmp_path / "x.npz")
+  assert "ReMDM(variant='rescale', eta=0.5), grid=Cosine(), ends_greedily" in str(found["sampler"])
+  expected = ReMDM(variant="rescale", eta=0.5)
+  assert asked == [Sampling(expected, Cosine(), ends_greedily=True)]
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (["--eta=.1"], "unrecognized arguments: --eta=.1"),
+    (["--sampler=remask"], "argument --sampler: invalid choice: 'remask'"),
+    (["--sampler=remdm", "--eta=2"], "argument --eta: found '2'; expected a number (float32) in"),
+    (["--sampler=remdm", "--gamma=1"], "unrecognized arguments: --gamma=1"),
+    (["--sampler=psi", "--begin=.1", "--end=.2"], "psi.begin is 0.1 and psi.end is 0.2"),
+    (["--sampler=threshold", "--block=4"], "a sampler's block is 4; expected 0, or for sequences"),
+  ],
+)
+def test_samplers_that_do_not_fit_the_run_are_refused(run_on, capsys, options, message):
+  refuses(capsys, message, f"--workdir={run_on(DIGITS)}", *options)
+
+
+def test_a_student_that_is_drawn_in_a_way_of_its_own_takes_no_sampler(run_on, capsys):
+  config = digits_dmmd.get_config()
+  config.distill.method = "dimo"
+  workdir = run_on(config)
+  (workdir / "distill").mkdir()
+  refuses(capsys, "a student of dimo is drawn in a way", f"--workdir={workdir}", "--sampler=p2")
+  with pytest.raises(AssertionError, match="went on"):
+    sample.main([f"--workdir={workdir}", "--model=teacher", "--sampler=p2"])
 
 
 def test_sequences_are_lines_of_tokens(tmp_path, capsys):

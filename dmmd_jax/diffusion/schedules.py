@@ -21,6 +21,9 @@ class Schedule(Protocol):
 
   def alpha_prime(self, t: jax.Array) -> jax.Array: ...
 
+  def time_at(self, beta: jax.Array) -> jax.Array:
+    """The inverse of `beta`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
@@ -35,6 +38,9 @@ class Linear:
   def alpha_prime(self, t: jax.Array) -> jax.Array:
     return -jnp.ones_like(t)
 
+  def time_at(self, beta: jax.Array) -> jax.Array:
+    return beta
+
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
@@ -48,6 +54,9 @@ class Cosine:
 
   def alpha_prime(self, t: jax.Array) -> jax.Array:
     return -jnp.pi / 2 * jnp.cos(jnp.pi / 2 * t)
+
+  def time_at(self, beta: jax.Array) -> jax.Array:
+    return 2 / jnp.pi * jnp.arcsin(beta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +74,6 @@ class Polynomial:
   def alpha_prime(self, t: jax.Array) -> jax.Array:
     # Below power 1 the slope is infinite at 0.
     return -self.power * jnp.maximum(t, 1e-12) ** (self.power - 1.0)
+
+  def time_at(self, beta: jax.Array) -> jax.Array:
+    return beta ** (1.0 / self.power)

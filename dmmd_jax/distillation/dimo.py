@@ -27,7 +27,7 @@ from dmmd_jax.diffusion.categorical import (
   uniforms,
 )
 from dmmd_jax.diffusion.processes import Masked
-from dmmd_jax.diffusion.samplers import Predict, Samples
+from dmmd_jax.diffusion.samplers import Predict, Prompt, Samples
 from dmmd_jax.distillation import updates
 from dmmd_jax.positions import map_positions, mean_positions
 from dmmd_jax.rules import Choice, Real, setting
@@ -129,6 +129,7 @@ class DiMO(updates.WithAuxiliary):
     temperature: float = 1.0,
     top_p: float = 1.0,
     with_path: bool = False,
+    prompt: Prompt | None = None,
   ) -> Samples:
     """Draws tokens of `shape` `[B, ...]` from one evaluation of `predict`, whatever `nfe` says."""
     del nfe  # see `num_steps`
@@ -139,8 +140,10 @@ class DiMO(updates.WithAuxiliary):
       log_p = truncate(log_p, temperature, top_p)
       return draw(log_p, u), entropy(log_p)
 
+    predict = prompt.shown(predict, process) if prompt else predict
     log_p = predict(z_1, jnp.ones(shape[:1]), predict_key)
     x, entropies = map_positions(draw_position, log_p, uniforms(x_key, shape))
+    x = prompt.put(x) if prompt else x
     return Samples(x, entropies.mean(), jnp.stack([z_1, x]) if with_path else None)
 
   @staticmethod

@@ -94,8 +94,8 @@ class Method(Protocol):
 
   `noises` are the kinds of `distill.noise` for its student. `batches_per_step` is how many batches
   of `training.batch_size` a step is given, in one. A method whose student is not sampled as any
-  other model has a function `sample` with the signature of `samplers.ancestral_sample`, and, where
-  it takes other than `nfe` steps, `num_steps(nfe)`.
+  other model has a function `sample` with the signature of `samplers.ancestral_sample`, a prompt
+  among its arguments, and, where it takes other than `nfe` steps, `num_steps(nfe)`.
   """
 
   parts: Parts

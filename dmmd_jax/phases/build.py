@@ -12,8 +12,9 @@ import numpy as np
 from dmmd_jax import checkpoints, parallel
 from dmmd_jax.data import alphabets, digits, hmm, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
-from dmmd_jax.diffusion import processes, samplers, schedules
+from dmmd_jax.diffusion import processes, registry, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
+from dmmd_jax.diffusion.samplers import grids
 from dmmd_jax.digest import digest
 from dmmd_jax.networks import noise, transformer, uvit
 from dmmd_jax.phases.denoiser import Denoiser
@@ -190,6 +191,16 @@ class ExactTeacher:
     return self.joint.log_mean(self.process, z, t)
 
 
+def make_sampling(evaluate, name: str) -> samplers.Sampling:
+  """The sampler of a name as the section `evaluate` of a config has it, with its grid."""
+  grid = grids.GRIDS[evaluate.grid]
+  return samplers.Sampling(
+    registry.find(name)(**evaluate.get(name, {})),
+    grid(evaluate.times) if evaluate.times else grid(),
+    ends_greedily=evaluate.last_step == "greedy",
+  )
+
+
 def make_sampler(
   denoiser: Denoiser,
   mesh: jax.sharding.Mesh | None,
@@ -225,7 +236,7 @@ def make_sampler(
       ),
       lambda cache, start, x: denoiser.remember(params, cache, start, split(x)),
       denoiser.empty_cache(shape[0]),
-      denoiser.process, key, shape, denoiser.num_blocks, nfe, temperature, top_p, with_path,
+      denoiser.process, key, shape, denoiser.num_blocks, nfe, temperature, top_p, with_path, draw,
     )  # fmt: skip
 
   return sample

@@ -57,7 +57,7 @@ class Denoiser:
   def guided(self, guidance: float) -> "Denoiser":
     return dataclasses.replace(self, guidance=guidance)
 
-  def evaluations(self, steps: int) -> int:
+  def evaluations(self, steps: float) -> float:
     """NFE: how often the network sees a position while it is sampled in so many `steps`."""
     writing = 1 if self.num_blocks > 1 else 0  # of the clean block to the cache
     return steps * (2 if self._is_guided else 1) + writing

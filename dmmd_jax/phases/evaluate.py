@@ -200,6 +200,10 @@ def result_rows(
     measures.of_batch(tokens, batch) | {"entropy": entropy}
     for batch, (tokens, entropy) in enumerate(zip(batches.tokens, batches.entropy, strict=True))
   ]
+  if batches.spent is not None:
+    measured = [
+      m | {"nfe_spent": model.nfe(x)} for m, x in zip(measured, batches.spent, strict=True)
+    ]
   of_all = measures.of_all(batches.tokens.reshape(-1, *shape))
   rows = [(metric, value, None) for metric, value in of_all.items()]
   for metric, value, stderr in [*rows, *batch_statistics(measured)]:

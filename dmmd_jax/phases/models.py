@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from dmmd_jax import parallel, records
-from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
+from dmmd_jax.config_settings import require_common_sampler
+from dmmd_jax.diffusion.samplers import Samples, Sampling, ancestral_sample
 from dmmd_jax.phases import build, distill
 
 # States of a film at most, without the first; they bound its size.
@@ -19,24 +20,28 @@ _MOMENTS = 64
 class Model(NamedTuple):
   """Rows of the results: `sample(params, key, shape, steps)` draws tokens of `shape`.
 
-  That takes `nfe(steps)` evaluations of the network. `filmed` are the steps of its film, None for a
-  model whose `sample` has no argument `with_path`.
+  That takes `nfe(steps)` evaluations of the network, at most if its sampler is adaptive. `filmed`
+  are the steps of its film, None for a model whose `sample` has no argument `with_path`.
   """
 
   name: str
   sample: Callable[..., Samples]
   params: Any
   steps: tuple[int, ...]
-  nfe: Callable[[int], int] = lambda steps: steps
+  nfe: Callable[[float], float] = lambda steps: steps
   filmed: int | None = None
 
 
 class SampleBatches(NamedTuple):
-  """What a model drew in some steps: tokens `[batches, n, ...]`, entropies `[batches]`, seconds."""
+  """What a model drew in some steps: tokens `[batches, n, ...]`, entropies `[batches]`, seconds.
+
+  `spent` `[batches]` are the steps that an example took, on average, of an adaptive sampler.
+  """
 
   tokens: np.ndarray
   entropy: np.ndarray
   seconds: np.ndarray
+  spent: np.ndarray | None = None
 
 
 def make_models(
@@ -50,14 +55,17 @@ def make_models(
     predict, params = build.ExactTeacher(dataset.joint, denoiser.process).log_mean, ()
   else:
     predict, params = None, build.load_ema(sources["teacher"], denoiser.init, mesh)
-  sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p)
+  draw = build.make_sampling(c, c.sampler)
+  sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p, draw)
   most = max(c.teacher_nfe)
   models = [Model("teacher", sample, params, c.teacher_nfe, guided.evaluations, most)]
   if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(sources["student"], student.init, mesh)
     made_by = sources["student"].config
-    draw, num_steps = student_draw(made_by, dataset)
+    require_common_sampler(made_by.distill.method, c.student_sampler)
+    sampling = build.make_sampling(c, c.student_sampler)
+    draw, num_steps = student_draw(made_by, dataset, sampling)
     sample = build.make_sampler(student, mesh, draw=draw)
     steps = tuple(dict.fromkeys(map(num_steps, c.student_nfe)))
     own_steps = num_steps(made_by.distill.student_nfe)
@@ -69,14 +77,16 @@ def make_models(
   return models
 
 
-def student_draw(config, dataset) -> tuple[Callable[..., Samples], Callable[[int], int]]:
+def student_draw(
+  config, dataset, sampling: Sampling = ancestral_sample
+) -> tuple[Callable[..., Samples], Callable[[int], int]]:
   """How a student draws, and in how many steps where it is asked for some.
 
-  As any model, and in as many, unless the method that made it has a way of its own.
+  As any model, by `sampling`, and in as many, unless the method that made it has a way of its own.
   """
   method = distill.make_method(config, dataset)
   num_steps = getattr(method, "num_steps", lambda steps: steps)
-  return getattr(method, "sample", ancestral_sample), num_steps
+  return getattr(method, "sample", sampling), num_steps
 
 
 def make_draw(
@@ -96,7 +106,7 @@ def make_draw(
     compiled = sample.lower(model.params, _key(config, 0), np.int32(1)).compile()
 
   def draw(steps: int) -> SampleBatches:
-    tokens, entropies, seconds = [], [], []
+    tokens, entropies, seconds, spent = [], [], [], []
     for batch in range(config.evaluate.num_sample_batches):
       key = jax.random.fold_in(_key(config, steps), batch)
       start = time.perf_counter()
@@ -104,7 +114,10 @@ def make_draw(
       seconds.append(time.perf_counter() - start)
       tokens.append(np.asarray(drawn.tokens[: shape[0]]))
       entropies.append(float(drawn.entropy))
-    return SampleBatches(np.stack(tokens), np.array(entropies), np.array(seconds))
+      if drawn.spent is not None:
+        spent.append(float(np.mean(drawn.spent[: shape[0]])))
+    arrays = np.stack(tokens), np.array(entropies), np.array(seconds)
+    return SampleBatches(*arrays, np.array(spent) if spent else None)
 
   return draw
 

@@ -8,6 +8,7 @@ _TITLES = {
   "frechet": "Fréchet distance to held-out data (classifier features; lower is better)",
   "kernel_mmd": "Kernel MMD² to held-out data (unbiased, so may be below 0)",
   "class_tv": "Class coverage: total variation of the class histogram from held-out data",
+  "nfe_spent": "NFE spent, of those that an adaptive sampler may take (mean over samples)",
   "entropy": "Mean entropy of the predictions (nats per position)",
   "nll": "Negative log-likelihood under the true distribution (nats per token)",
   "gradient_moment": "Gradient Moment under the reference model (unbiased; lower is better)",
@@ -24,6 +25,7 @@ _NFE = (
   "NFE are the evaluations of the network that draw a token: one a step, two under guidance; in"
   " blocks, those of the token's own block and one that writes it to the cache. The autoregressive"
   " model takes as many evaluations, one after the other, as there are tokens, each of one token."
+  " Of an adaptive sampler they are the most that it may take."
 )
 
 # Metrics of real data and their standard errors, where several batches were measured.
@@ -99,6 +101,21 @@ def remarks(results: dict) -> list[str]:
     f"{samples} samples per cell, measured against the {split_name(results['split'])} split; ± is"
     " one standard error over batches.",
     _NFE,
+    *sampling(results.get("config", {}).get("evaluate", {})),
+  ]
+
+
+def sampling(evaluate: dict) -> list[str]:
+  """How models have sampled, by the section `evaluate` of a config; older ones do not say."""
+  names = [evaluate.get(field) for field in ("sampler", "student_sampler")]
+  if not all(names):
+    return []
+  settings = {name: evaluate[name] for name in names if evaluate.get(name)}
+  with_settings = ", ".join(f"{k}={v}" for own in settings.values() for k, v in own.items())
+  return [
+    f"Samplers: {names[0]} of the teacher, {names[1]} of the student, unless its method has a way"
+    f" of its own{f' ({with_settings})' if with_settings else ''}; on the grid"
+    f" {evaluate['grid']}, the last step {evaluate['last_step']}."
   ]
 
 

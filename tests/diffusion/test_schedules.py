@@ -26,6 +26,12 @@ def test_alpha_prime_is_the_derivative(schedule):
   np.testing.assert_allclose(schedule.alpha_prime(jnp.asarray(t)), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule", enumeration.SCHEDULES, ids=repr)
+def test_time_at_is_the_inverse_of_beta(schedule):
+  beta = jnp.array([0.0, 1e-3, 0.1, 0.5, 0.9, 1.0])
+  np.testing.assert_allclose(schedule.beta(schedule.time_at(beta)), beta, atol=1e-6)
+
+
 def test_defaults():
   assert schedules.Polynomial() == schedules.Polynomial(2.0)
 

@@ -14,7 +14,9 @@ from dmmd_jax import parallel
 from dmmd_jax.data import digits
 from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Batch, Dataset
-from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
+from dmmd_jax.diffusion.samplers import Samples, Sampling
+from dmmd_jax.diffusion.samplers.grids import Cosine
+from dmmd_jax.diffusion.samplers.remasking import Psi
 from dmmd_jax.metrics import suites
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.ngram import KneserNey
@@ -164,7 +166,7 @@ def test_images_without_a_validation_split_cannot_choose_settings(tmp_path):
 # Settings of the teacher
 
 
-def test_the_teacher_is_sampled_with_its_guidance_temperature_and_top_p(monkeypatch):
+def test_the_teacher_is_sampled_by_its_sampler_with_guidance_temperature_and_top_p(monkeypatch):
   config = digits_dmmd.get_config()
   config.network.update({"width": 16, "depth": 1, "heads": 2, "classes": True})
   data = build.make_dataset(config)
@@ -182,11 +184,11 @@ def test_the_teacher_is_sampled_with_its_guidance_temperature_and_top_p(monkeypa
 
   shape, key = (10, *data.shape), jax.random.key(5)
   expected = jax.jit(
-    lambda key: ancestral_sample(guided, denoiser.process, key, shape, 3, 0.7, 0.8)
+    lambda key: Sampling(Psi(0.5), Cosine())(guided, denoiser.process, key, shape, 3, 0.7, 0.8)
   )(key)
 
   settings = {"teacher_guidance": 1.5, "teacher_temperature": 0.7, "teacher_top_p": 0.8}
-  config.evaluate.update(settings)
+  config.evaluate.update(settings | {"sampler": "psi", "grid": "cosine", "psi": {"kappa": 0.5}})
   (model,) = evaluate.make_models(config, {"teacher": None}, data, None, one_device())
   assert model.filmed == 64  # the largest of its NFE
   samples = jax.jit(lambda key: model.sample(params, key, shape, 3))(key)
@@ -250,6 +252,15 @@ def test_nfe_of_a_row_is_what_the_network_was_asked_for(network, guidance, nfe, 
   model = evaluate.Model("teacher", sample, {}, (3,), denoiser.evaluations)
   (row,) = evaluate.result_rows(model, 3, batches, Measures(lambda *_: {}))
   assert (row["steps"], row["nfe"]) == (3, denoiser.module.tokens / 8) == (3, nfe)
+
+
+def test_a_row_says_what_an_adaptive_sampler_has_spent():
+  zeros = np.zeros(2)
+  batches = evaluate.SampleBatches(np.zeros((2, 3, 8), int), zeros, zeros, np.array([3.0, 4.0]))
+  model = evaluate.Model("teacher", None, {}, (8,), lambda steps: 2 * steps)
+  rows = list(evaluate.result_rows(model, 8, batches, Measures(lambda *_: {})))
+  spent = {row["metric"]: (row["nfe"], row["value"], row["stderr"]) for row in rows}["nfe_spent"]
+  assert spent == (16, 7.0, 1.0)
 
 
 def constant_model(name, steps, nfe=lambda steps: steps):

@@ -8,8 +8,9 @@ import pytest
 from configs import toy_dmmd
 from dmmd_jax import parallel
 from dmmd_jax.diffusion import processes
-from dmmd_jax.diffusion.samplers import Samples, ancestral_sample
-from dmmd_jax.phases import models
+from dmmd_jax.diffusion.samplers import Samples, Sampling, ancestral_sample, grids
+from dmmd_jax.diffusion.samplers.revealing import EntropyBounded
+from dmmd_jax.phases import build, models
 
 
 @pytest.mark.parametrize("steps", [1, 5, 64, 1000])
@@ -46,6 +47,24 @@ def test_films_begin_with_the_same_noise_and_differ_from_all_that_is_measured():
   measured = models.make_draw(config, both[0], (8, 1), mesh)(1).tokens[:, 0, 0]
   assert first == second and keys[:2] == [3, 7]
   assert len({first, *measured.tolist()}) == 3
+
+
+def test_what_an_adaptive_sampler_spends_is_the_mean_over_samples_of_each_batch():
+  config, mesh = toy_dmmd.get_config(), parallel.make_mesh()
+  config.evaluate.num_sample_batches = 2
+  config.evaluate.update({"grid": "cosine", "entropy_bounded": {"gamma": 2.0}})
+  sampling = build.make_sampling(config.evaluate, "entropy_bounded")
+  assert sampling == Sampling(EntropyBounded(gamma=2.0), grids.Cosine())
+  process = processes.Masked(3)
+  predict = lambda z, t, key: jnp.log(jnp.full((*z.shape, 3), 1 / 3))
+  sample = lambda params, key, shape, steps: sampling(predict, process, key, shape, steps)
+  # Of three tokens of 1.1 nats two are revealed together; five samples are padded to eight.
+  drawn = models.make_draw(config, models.Model("a", sample, (), (9,)), (5, 3), mesh)(9)
+  np.testing.assert_array_equal(drawn.spent, [2.0, 2.0])
+  assert drawn.tokens.shape == (2, 5, 3) and drawn.tokens.max() < 3
+  config.evaluate.update({"grid": "own", "times": (1.0, 0.5, 0.0), "last_step": "greedy"})
+  expected = Sampling(grid=grids.Own((1.0, 0.5, 0.0)), ends_greedily=True)
+  assert build.make_sampling(config.evaluate, "ancestral") == expected
 
 
 def test_one_program_draws_what_a_program_for_each_number_of_steps_draws():

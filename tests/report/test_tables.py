@@ -38,6 +38,20 @@ def test_a_table_says_that_it_is_to_choose_settings_by():
   assert "Real data (training split) in place of samples" in table
 
 
+def test_it_is_said_how_models_have_sampled():
+  evaluate = {
+    "sampler": "remdm", "student_sampler": "ancestral", "grid": "cosine", "last_step": "drawn",
+    "ancestral": {"skip": False}, "remdm": {"variant": "cap", "eta": 0.1},
+  }  # fmt: skip
+  (line,) = tables.sampling(evaluate)
+  assert line == (
+    "Samplers: remdm of the teacher, ancestral of the student, unless its method has a way of its"
+    " own (variant=cap, eta=0.1, skip=False); on the grid cosine, the last step drawn."
+  )
+  assert line in tables.remarks(RESULTS | {"config": {"evaluate": evaluate}})
+  assert tables.sampling({"split": "held_out"}) == []
+
+
 @pytest.mark.parametrize(
   ("value", "stderr", "expected"),
   [

@@ -8,11 +8,17 @@ import pytest
 from dmmd_jax.data import toy
 from dmmd_jax.diffusion import processes
 from dmmd_jax.diffusion.samplers import (
+  Prompt,
+  Sampling,
   ancestral_sample,
   finish_sample,
+  grids,
   sample_autoregressively,
   sample_blocks,
 )
+from dmmd_jax.diffusion.samplers.ancestral import Ancestral
+from dmmd_jax.diffusion.samplers.remasking import P2, ReMDM
+from dmmd_jax.diffusion.samplers.revealing import Confidence, EntropyBounded
 
 
 def exact(joint, process):
@@ -138,6 +144,18 @@ def test_blocks_are_drawn_given_those_before():
   assert x.tolist() == [[1, 1, 22, 22, 43, 43], [4, 4, 25, 25, 46, 46]]
 
 
+def test_blocks_are_drawn_by_any_sampler_and_say_what_they_spent():
+  """Two tokens of a block, one an evaluation: two of the five that it may take."""
+  predict = lambda memory, start, z, *_: jnp.broadcast_to(jnp.log(FIXED), (*z.shape, 3))
+  draw = functools.partial(
+    sample_blocks, predict, lambda memory, start, x: memory, None, processes.Masked(3)
+  )
+  sampling = Sampling(EntropyBounded(gamma=0.0))
+  drawn = jax.jit(lambda key: draw(key, (7, 6), 3, 5, draw=sampling))(jax.random.key(0))
+  assert drawn.spent.tolist() == [2.0] * 7 and drawn.tokens.max() < 3
+  np.testing.assert_allclose(drawn.entropy, ENTROPY, rtol=1e-4)
+
+
 @pytest.mark.parametrize("process", [processes.Masked(3), processes.Uniform(3)])
 def test_a_path_goes_from_noise_to_the_sample_that_is_drawn_without_it(process):
   joint = toy.Mixture(np.array([1.0]), np.array([5 * [[0.6, 0.3, 0.1]]]))
@@ -183,3 +201,61 @@ def test_tokens_are_drawn_given_the_one_before():
   memory = jnp.zeros(2, int)
   x = sample_autoregressively(predict, memory, jax.random.key(0), (2, 3)).tokens
   assert x.tolist() == [[1, 7, 21]] * 2
+
+
+def test_the_last_step_may_take_the_likeliest_tokens():
+  predict = lambda z, t, key: jnp.broadcast_to(jnp.log(FIXED), (*z.shape, 3))
+  draw = jax.jit(
+    lambda n: Sampling(ends_greedily=True)(
+      predict, processes.Masked(3), jax.random.key(0), (1, 8000), n
+    )
+  )
+  for nfe, law in ((1, [0.0, 1.0, 0.0]), (2, [0.05, 0.8, 0.15])):
+    share = np.bincount(np.asarray(draw(nfe).tokens)[0], minlength=3) / 8000
+    np.testing.assert_allclose(share, law, atol=0.02)
+
+
+def test_a_grid_says_at_which_times_a_network_is_asked():
+  seen = []
+
+  def predict(z, t, key):
+    jax.debug.callback(lambda t: seen.append(round(float(t), 4)), t[0])
+    return jnp.full((*z.shape, 3), -jnp.log(3.0))
+
+  draw = Sampling(grid=grids.Own((1.0, 0.9, 0.0)))
+  jax.jit(lambda n: draw(predict, processes.Masked(3), jax.random.key(0), (2, 3), n).tokens)(4)
+  jax.effects_barrier()
+  assert seen == [1.0, 0.95, 0.9, 0.45]
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(), ReMDM(eta=1.0), P2(), Confidence()], ids=repr)
+def test_a_prompt_stays_and_is_seen_from_the_first_step(sampler):
+  process, is_known = processes.Masked(9), jnp.array([True, False, True, False, False])
+  prompt = Prompt(jnp.array([[3, 0, 1, 0, 0]]), is_known[None])
+  wrong = []
+
+  def predict(z, t, key):
+    jax.debug.callback(lambda z: wrong.append((np.asarray(z)[:, [0, 2]] != [3, 1]).sum()), z)
+    return jax.nn.log_softmax(jnp.sin(z[..., None] * jnp.arange(1.0, 10.0)))
+
+  args = predict, process, jax.random.key(0), (50, 5), 6
+  draw = jax.jit(lambda: Sampling(sampler)(*args, with_path=True, prompt=prompt))
+  path = np.asarray(draw().path)
+  jax.effects_barrier()
+  assert (path[..., [0, 2]] == [3, 1]).all() and not sum(wrong) and len(wrong) >= 3
+  assert (path[0][:, [1, 3, 4]] == 9).all() and path[-1].max() < 9
+
+
+def test_a_prompt_is_corrupted_for_a_process_without_masks():
+  process, seen = processes.Uniform(5), []
+  prompt = Prompt(jnp.full((1, 2000), 4), jnp.arange(2000)[None] < 1500)
+
+  def predict(z, t, key):
+    jax.debug.callback(lambda z: seen.append(float((z[0, :1500] == 4).mean())), z)
+    return jnp.full((*z.shape, 5), -jnp.log(5.0))
+
+  args = predict, process, jax.random.key(0), (1, 2000), 4
+  x = jax.jit(lambda: ancestral_sample(*args, prompt=prompt).tokens)()
+  jax.effects_barrier()
+  np.testing.assert_allclose(seen, [0.2, 0.4, 0.6, 0.8], atol=0.05)
+  assert (x[0, :1500] == 4).all() and 0.1 < (x[0, 1500:] == 4).mean() < 0.3

@@ -1,0 +1,129 @@
+"""Orders and sets of revealed positions are those of a plain version, example by example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmmd_jax.diffusion import processes
+from dmmd_jax.diffusion.samplers import Sampling
+from dmmd_jax.diffusion.samplers.revealing import Confidence, EntropyBounded, Threshold
+from tests.diffusion.samplers.steps import MASKED, B, K, N, make_case, revealed, take
+
+
+def in_order(masked, scores, block):
+  """Masked positions of one example, the highest score first, block after block."""
+  size = block or len(scores)
+  return sorted(np.flatnonzero(masked), key=lambda d: (d // size, -scores[d]))
+
+
+@pytest.mark.parametrize(("score", "block"), [("probability", 0), ("margin", 3), ("entropy", 0)])
+def test_confidence_reveals_the_best_as_many_as_the_schedule_says(score, block):
+  sampler, (m, reading) = Confidence(score=score, block=block), make_case()
+  scores = {"probability": reading.log_prob, "margin": reading.margin, "entropy": -reading.entropy}
+  z, scores = np.asarray(m.z), np.asarray(scores[score])
+  memory = sampler.start(MASKED, m.z, m.t)
+  found, _ = take(sampler, m, reading, memory)
+  chosen = []
+  for b in range(B):
+    masked = z[b] == K
+    number = masked.sum() - round(masked.sum() * float(m.s[b]) / float(m.t[b]))
+    chosen.append(in_order(masked, scores[b], block)[:number])
+  np.testing.assert_array_equal(found, revealed(m, reading, chosen))
+  needed = np.asarray(sampler.needs(MASKED, m, memory))
+  assert needed.tolist() == [bool(positions) for positions in chosen]
+  assert 0 < needed.sum() < B and max(map(len, chosen)) > 3
+
+
+def test_noise_on_the_order_grows_with_its_temperature_and_the_time():
+  m, reading = make_case(share=1.0)
+  m = m._replace(s=m.t / 2)
+  best = np.asarray(reading.log_prob).argmax(1)
+
+  def share_of_best(temperature, m):
+    sampler = Confidence(choice_temperature=temperature)
+    found, _ = take(sampler, m, reading, sampler.start(MASKED, m.z, m.t))
+    return (found[np.arange(B), best] != K)[1:].mean()
+
+  plain, hot = share_of_best(0.0, m), share_of_best(100.0, m)
+  late = share_of_best(1.0, m._replace(t=m.t * 1e-3, s=m.t * 5e-4))
+  assert plain > 0.8 and hot < plain - 0.15 and late == plain
+
+
+@pytest.mark.parametrize("block", [0, 4])
+def test_entropies_are_bounded_but_for_the_largest(block):
+  sampler, (m, reading) = EntropyBounded(gamma=0.7, block=block), make_case(share=0.8)
+  z, entropy = np.asarray(m.z), np.asarray(reading.entropy, np.float64)
+  found, _ = take(sampler, m, reading)
+  chosen = []
+  for b in range(B):
+    order = in_order(z[b] == K, -entropy[b], block)
+    order = [d for d in order if block == 0 or d // block == order[0] // block]
+    within = [k for k in range(1, len(order) + 1) if entropy[b, order[: k - 1]].sum() <= 0.7]
+    chosen.append(order[: max(within, default=0)])
+  np.testing.assert_array_equal(found, revealed(m, reading, chosen))
+  sizes = {len(positions) for positions in chosen}
+  assert {0, 2, 3} <= sizes
+  last, _ = take(sampler, m._replace(is_last=jnp.asarray(True)), reading)
+  np.testing.assert_array_equal(last, np.where(z == K, reading.x, z))
+  assert (np.asarray(sampler.needs(MASKED, m, ())) == (z == K).any(1)).all()
+
+
+@pytest.mark.parametrize("block", [0, 4])
+def test_a_threshold_reveals_all_above_it_and_at_least_the_best(block):
+  sampler, (m, reading) = Threshold(threshold=0.5, block=block), make_case(share=0.8)
+  z, p = np.asarray(m.z), np.exp(np.asarray(reading.log_prob))
+  found, _ = take(sampler, m, reading)
+  chosen = []
+  for b in range(B):
+    order = in_order(z[b] == K, p[b], block)
+    order = [d for d in order if block == 0 or d // block == order[0] // block]
+    chosen.append(order[:1] + [d for d in order[1:] if p[b, d] >= 0.5])
+  np.testing.assert_array_equal(found, revealed(m, reading, chosen))
+  assert any(p[b, positions[0]] < 0.5 for b, positions in enumerate(chosen) if positions)
+  last, _ = take(sampler, m._replace(is_last=jnp.asarray(True)), reading)
+  np.testing.assert_array_equal(last, np.where(z == K, reading.x, z))
+
+
+def test_a_whole_decoding_is_that_of_a_plain_version_and_says_what_it_spent():
+  """A network whose prediction at a mask depends on the tokens beside it, decoded greedily."""
+  rng = np.random.default_rng(3)
+  tables = jnp.asarray(rng.normal(0, 2.5, (2, N, K + 1, K)), jnp.float32)
+
+  def predict(z, t, key):
+    left, right = jnp.roll(z, 1, axis=1), jnp.roll(z, -1, axis=1)
+    place = jnp.arange(N)
+    return jax.nn.log_softmax(tables[0][place, left] + tables[1][place, right])
+
+  start = np.where(rng.random((B, N)) < 0.8, K, rng.integers(K, size=(B, N)))
+  start[0] = 0
+  nfe, sampler = 5, EntropyBounded(gamma=0.9, tokens="likeliest")
+  finish = jax.jit(
+    lambda z: Sampling(sampler).finish(
+      predict, MASKED, jax.random.key(0), z, jnp.ones(B), nfe, with_path=True
+    )
+  )
+  drawn = finish(jnp.asarray(start))
+  z, spent, path = start.copy(), np.zeros(B), [start.copy()]
+  for i in range(nfe):
+    log_p = np.asarray(predict(jnp.asarray(z), None, None), np.float64)
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    for b in range(B):
+      order = in_order(z[b] == K, -entropy[b], 0)
+      spent[b] += bool(order)
+      number = sum(entropy[b, order[:k]].sum() <= 0.9 for k in range(len(order)))
+      for d in order if i == nfe - 1 else order[:number]:
+        z[b, d] = log_p[b, d].argmax()
+    path.append(z.copy())
+  np.testing.assert_array_equal(drawn.path, path)
+  np.testing.assert_array_equal(drawn.spent, spent)
+  assert {0, 2, 3} <= {*spent} and (z != K).all()
+
+
+def test_more_steps_than_tokens_spend_no_more_than_there_are_tokens():
+  process = processes.Masked(3)
+  predict = lambda z, t, key: jnp.log(jnp.broadcast_to(jnp.array([0.2, 0.5, 0.3]), (*z.shape, 3)))
+  draw = jax.jit(lambda key, n: Sampling(Confidence())(predict, process, key, (5, 3), n))
+  few, many = (draw(jax.random.key(0), n) for n in (2, 50))
+  assert few.spent.tolist() == [2] * 5 and many.spent.tolist() == [3] * 5
+  np.testing.assert_allclose(many.entropy, 1.0297, atol=1e-3)
