@@ -23,10 +23,10 @@ T = np.repeat(np.float32([[0.3, 0.8], [0.5, 0.2]]), 4, axis=1)
 def random_params(config):
   """Parameters none of which is zero."""
   z = jnp.zeros((1, *config.shape), jnp.int32)
-  init = jax.eval_shape(Transformer(config).init, jax.random.key(0), z, jnp.zeros(1))
+  init = jax.jit(Transformer(config).init)
+  params = jax.device_get(nn.unbox(init(jax.random.key(0), z, jnp.zeros(1))["params"]))
   rng = np.random.default_rng(0)
-  draw = lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype)
-  return jax.tree.map(draw, nn.unbox(init)["params"])
+  return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(x.dtype), params)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -71,9 +71,12 @@ def test_every_pixel_sees_every_other_and_channels_have_tables_of_their_own():
   before = apply(SMALL, params, z, t)
   after = apply(SMALL, params, with_another_pixel(z), t)
   assert (np.abs(after - before).max(-1) > 1e-6).all()
-  coloured = 2 + np.eye(3, dtype=np.int32)
-  red, blue = (apply(SMALL, params, np.broadcast_to(coloured[c], z.shape), t) for c in (0, 2))
-  assert np.abs(red - blue).max() > 1e-3
+  params["params"]["tokens"][0] = 0.0  # that of red
+  grey, red, blue = (
+    apply(SMALL, params, np.broadcast_to(2 + pixel, z.shape), t)
+    for pixel in np.int32([[0, 0, 0], [1, 0, 0], [0, 0, 1]])
+  )
+  assert (red == grey).all() and np.abs(blue - grey).max() > 1e-3
 
 
 def test_fine_detail_goes_through_the_skips():
@@ -194,5 +197,5 @@ def test_overfits_64_images():
   for i, batch in zip(range(80), batches, strict=False):
     state, metrics = step(state, batch, jax.random.key(i))
     losses.append(float(metrics["loss"]))
-  assert abs(losses[0] - np.log(16)) < 0.05
+  assert abs(losses[0] - np.log(16)) < 0.5  # three standard deviations for so few tokens
   assert np.mean(losses[-20:]) < 0.5 * losses[0], losses
