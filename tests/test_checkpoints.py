@@ -31,6 +31,10 @@ def job():
   return dataclasses.replace(small, init=init, step=step)
 
 
+def two_devices():
+  return jax.sharding.Mesh(np.array(jax.devices()[:2]).reshape(2, 1, 1), parallel.AXES)
+
+
 def like(state):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
@@ -39,7 +43,7 @@ def like(state):
 def whole(tmp_path_factory):
   """A finished phase with checkpoints of steps 8 and 10, and its last state."""
   directory = tmp_path_factory.mktemp("whole")
-  return directory, training.train(job(), directory, RUN, parallel.make_mesh())
+  return directory, training.train(job(), directory, RUN, two_devices())
 
 
 def largest(step):
@@ -112,7 +116,7 @@ def test_training_goes_on_from_before_the_damage_and_ends_bit_identical(whole, t
   (folder / "12").write_text("no checkpoint")
   (folder / "9 (copy)").mkdir()
   (folder / "notes.txt").write_text("stray")
-  assert equal(whole[1], training.train(job(), directory, RUN, parallel.make_mesh()))
+  assert equal(whole[1], training.train(job(), directory, RUN, two_devices()))
   assert saved_steps(directory) == [8, 10]
   assert {path.name for path in (directory / "damaged").iterdir()} == {"10", "12"}
   assert {"notes.txt", "9 (copy)"} < {path.name for path in folder.iterdir()}
@@ -124,7 +128,7 @@ def test_with_no_other_checkpoint_the_phase_starts_again(whole, tmp_path, capfd)
   for step in (8, 10):
     flip(largest(directory / "checkpoints" / str(step)))
   (directory / "damaged" / "10").mkdir(parents=True)  # of another time: nothing is written over
-  assert equal(whole[1], training.train(job(), directory, RUN, parallel.make_mesh()))
+  assert equal(whole[1], training.train(job(), directory, RUN, two_devices()))
   assert "10 (" in (said := capfd.readouterr().err) and "8 (" in said
   assert "the phase starts again" in said
   assert {path.name for path in (directory / "damaged").iterdir()} == {"10", "10.1", "8"}
@@ -219,7 +223,7 @@ def test_a_checkpoint_of_another_run_is_refused(whole, tmp_path):
 def test_a_file_in_place_of_the_checkpoints_is_one_line(tmp_path):
   (tmp_path / "checkpoints").write_text("")
   with pytest.raises(checkpoints.CheckpointError, match="checkpoints is a file; expected a folder"):
-    training.train(job(), tmp_path, RUN, parallel.make_mesh())
+    training.train(job(), tmp_path, RUN, two_devices())
 
 
 def test_a_part_of_a_damaged_checkpoint_is_one_line(whole, tmp_path):

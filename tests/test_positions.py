@@ -16,6 +16,7 @@ from dmmd_jax.distillation import rollout
 from dmmd_jax.networks import gpt2
 from dmmd_jax.phases import build, distill, reference, teacher
 from dmmd_jax.positions import Deferred, map_positions, whole
+from tests.pairs import in_pairs
 
 KEY = jax.random.key(7)
 TEXT = Dataset(np.zeros((1, 16), np.int32), np.zeros((1, 16), np.int32), 5)
@@ -29,9 +30,9 @@ def in_parts(monkeypatch, num_bytes=200):
 
 
 def test_parts_of_positions_are_joined_in_their_order(monkeypatch):
-  x = jnp.arange(2 * 12.0).reshape(2, 12)
-  features = jnp.arange(2 * 6.0).reshape(2, 6)  # two positions each
-  t = jnp.array([1.0, 2.0])
+  x = np.arange(2 * 12.0, dtype=np.float32).reshape(2, 12)
+  features = np.arange(2 * 6.0, dtype=np.float32).reshape(2, 6)  # two positions each
+  t = np.array([1.0, 2.0], np.float32)
   seen = []
 
   def logits(features, t):
@@ -43,13 +44,15 @@ def test_parts_of_positions_are_joined_in_their_order(monkeypatch):
 
   deferred = Deferred(logits, (features, t))
   assert deferred.shape == (2, 12, 4) and deferred.nbytes == 2 * 12 * 4 * 4
-  expected = map_positions(function, deferred, x, t)
-  monkeypatch.setattr(positions, "_PART_BYTES", 2 * 4 * 4 * 4)
-  found = map_positions(function, deferred, x, t)
+  in_one = lambda *args: map_positions(function, *args)
+  in_several = lambda *args: map_positions(function, *args)
+  expected = jax.jit(in_one)(deferred, x, t)
+  in_parts(monkeypatch, 2 * 4 * 4 * 4)
+  found = jax.jit(in_several)(deferred, x, t)
   assert seen == [(2, 12, 4), (2, 4, 4)]
   jax.tree.map(np.testing.assert_array_equal, found, expected)
   # Arrays that are there already are taken as they are.
-  map_positions(function, whole(deferred), x, t)
+  jax.eval_shape(lambda: in_several(whole(deferred), x, t))
   assert seen[-1] == (2, 12, 4)
 
 
@@ -57,11 +60,12 @@ def test_parts_are_as_many_as_fit_and_divide_every_axis(monkeypatch):
   seen = []
 
   def num_parts(length, patches, num_bytes):
-    monkeypatch.setattr(positions, "_PART_BYTES", num_bytes)
-    features = jnp.zeros((1, patches, 1))
+    in_parts(monkeypatch, num_bytes)
     logits = lambda h: jnp.zeros((1, h.shape[1] * (length // patches), 2))
+    function = lambda array: seen.append(array.shape[1]) or array[..., 0]
+    compute = lambda features: map_positions(function, Deferred(logits, (features,)))
     seen.clear()
-    map_positions(lambda a: seen.append(a.shape[1]) or a[..., 0], Deferred(logits, (features,)))
+    jax.eval_shape(compute, jax.ShapeDtypeStruct((1, patches, 1), jnp.float32))
     return length // seen[0]
 
   assert num_parts(24, 12, 24 * 8) == 1
@@ -89,17 +93,16 @@ def make_config(dataset, **distill_settings):
   return config
 
 
-def parameters(denoiser, seed):
+def parameters(init, seed):
   """Random where a network begins with zeros."""
-  leaves, tree = jax.tree.flatten(nn.unbox(jax.eval_shape(denoiser.init, KEY)))
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  drawn = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-  return tree.unflatten(drawn)
+  rng = np.random.default_rng(seed)
+  shapes = nn.unbox(jax.eval_shape(init, KEY))
+  return jax.tree.map(lambda x: np.float32(0.3 * rng.normal(size=x.shape)), shapes)
 
 
 def make_batch(dataset, size=4):
-  tokens = jax.random.randint(jax.random.key(1), (size, *dataset.shape), 0, 5)
-  return Batch(tokens, jnp.arange(size) % 3 if dataset is LABELLED else None)
+  tokens = np.random.default_rng(1).integers(0, 5, (size, *dataset.shape), np.int32)
+  return Batch(tokens, np.arange(size) % 3 if dataset is LABELLED else None)
 
 
 def distillation(dataset, **settings):
@@ -107,15 +110,15 @@ def distillation(dataset, **settings):
   config = make_config(dataset, **settings)
   method = distill.make_method(config, dataset)
   student, denoiser = method.parts.student, method.parts.auxiliary
-  params = parameters(student, 2), parameters(denoiser, 3), parameters(denoiser, 4)
+  params = parameters(student.init, 2), parameters(denoiser.init, 3), parameters(denoiser.init, 4)
 
-  def loss(eta, phi):
+  def loss(eta, phi, theta):
     if config.distill.method == "kernel_score":
-      return method.loss(eta, params[2], make_batch(dataset), KEY)
-    generator, auxiliary, metrics = method.losses(eta, phi, params[2], make_batch(dataset), KEY)
+      return method.loss(eta, theta, make_batch(dataset), KEY)
+    generator, auxiliary, metrics = method.losses(eta, phi, theta, make_batch(dataset), KEY)
     return generator + 0.7 * auxiliary, metrics
 
-  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*params[:2])
+  return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*params)
 
 
 def training_of_a_teacher(dataset, **settings):
@@ -125,7 +128,7 @@ def training_of_a_teacher(dataset, **settings):
   def loss(params):
     return teacher.teacher_loss(params, denoiser, config.teacher, make_batch(dataset), KEY)
 
-  return jax.jit(jax.value_and_grad(loss))(parameters(denoiser, 2))
+  return jax.jit(jax.value_and_grad(loss))(parameters(denoiser.init, 2))
 
 
 def samples(dataset, **settings):
@@ -133,13 +136,13 @@ def samples(dataset, **settings):
   denoiser = build.make_denoiser(config, dataset).guided(config.distill.guidance)
   sample = build.make_sampler(denoiser, None, temperature=0.8, top_p=0.9)
   draw = jax.jit(lambda params: sample(params, KEY, (64, *dataset.shape), 3))
-  return draw(parameters(denoiser, 2))
+  return draw(parameters(denoiser.init, 2))
 
 
 def likelihood_by_gpt2():
   module = gpt2.GPT2(gpt2.GPT2Config(7, 8, 8, 1, 2))
-  params = module.init(KEY, jnp.zeros((1, 1), jnp.int32))["params"]
-  x = jax.random.randint(KEY, (3, 8), 0, 7)
+  params = parameters(lambda key: module.init(key, jnp.zeros((1, 1), jnp.int32))["params"], 2)
+  x = np.random.default_rng(3).integers(0, 7, (3, 8), np.int32)
   loss = lambda params: reference.gpt2_nll(module, params, x).mean()
   return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -147,29 +150,32 @@ def likelihood_by_gpt2():
 UNIFORM = {"process__name": "uniform"}
 BOUND = UNIFORM | {"teacher__loss": "bound", "loss": "bound", "auxiliary_target": "hard"}
 CASES = {
-  "dmmd": functools.partial(distillation, TEXT, method="dmmd", top_p=0.8),
+  "forward": functools.partial(distillation, TEXT, method="dmmd", renoise="forward", top_p=0.8),
   "uniform": functools.partial(distillation, TEXT, method="dmmd", **BOUND),
-  "forward": functools.partial(distillation, TEXT, method="dmmd", renoise="forward"),
   "score": functools.partial(distillation, TEXT, method="kernel_score", score__num_noises=3),
   "marginal": functools.partial(
     distillation, TEXT, method="kernel_score", score__objective="marginal"
   ),
   "blocks": functools.partial(distillation, TEXT, method="dmmd_kernel", network__block=8),
-  "both_of_images": functools.partial(distillation, IMAGES, method="dmmd_kernel"),
-  "guided": functools.partial(
+  "guided_images": functools.partial(
     distillation, LABELLED, method="dmmd_kernel", guidance=1.5, score__target="teacher"
   ),
-  "teacher": functools.partial(training_of_a_teacher, TEXT),
-  "teacher_of_images": functools.partial(training_of_a_teacher, IMAGES),
   "teacher_uniform": functools.partial(training_of_a_teacher, TEXT, **BOUND),
   "samples": functools.partial(samples, TEXT),
+}
+WITH_TRANSFORMERS = {
+  "teacher": functools.partial(training_of_a_teacher, TEXT),
+  "teacher_of_images": functools.partial(training_of_a_teacher, IMAGES),
   "samples_of_images": functools.partial(samples, LABELLED, guidance=1.5),
   "gpt2": likelihood_by_gpt2,
 }
 
 
-@pytest.mark.parametrize("compute", CASES.values(), ids=CASES)
-def test_losses_gradients_and_draws_are_those_of_all_positions(compute, monkeypatch):
+@pytest.mark.parametrize("name", CASES | WITH_TRANSFORMERS)
+def test_losses_gradients_and_draws_are_those_of_all_positions(name, monkeypatch):
+  if name in CASES:
+    in_pairs(monkeypatch)
+  compute = (CASES | WITH_TRANSFORMERS)[name]
   expected = compute()
   numbers = []
   split = positions._split
@@ -179,7 +185,7 @@ def test_losses_gradients_and_draws_are_those_of_all_positions(compute, monkeypa
   assert min(numbers) > 1
 
   def compare(a, b):
-    if jnp.issubdtype(a.dtype, jnp.integer):
+    if np.issubdtype(a.dtype, np.integer):
       np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -187,6 +193,7 @@ def test_losses_gradients_and_draws_are_those_of_all_positions(compute, monkeypa
 
 
 def test_gradients_of_a_network_in_bfloat16(monkeypatch):
+  in_pairs(monkeypatch)
   compute = functools.partial(training_of_a_teacher, TEXT, network__dtype="bfloat16")
   expected = compute()
   in_parts(monkeypatch)
@@ -195,18 +202,20 @@ def test_gradients_of_a_network_in_bfloat16(monkeypatch):
 
 
 def test_a_rollout_draws_the_same_tokens(monkeypatch):
+  in_pairs(monkeypatch)
   config = make_config(TEXT, method="dmmd")
   student = build.make_denoiser(config, TEXT, student=True)
   steps = rollout.Steps(student.process)
 
-  @jax.jit
   def draw(eta):
     r = rollout.rollout(steps, student.log_mean, eta, make_batch(TEXT).tokens, KEY)
     return r.x, r.z_s
 
-  expected = draw(parameters(student, 2))
+  params = parameters(student.init, 2)
+  expected = jax.jit(draw)(params)
   in_parts(monkeypatch)
-  jax.tree.map(np.testing.assert_array_equal, draw.__wrapped__(parameters(student, 2)), expected)
+  found = jax.jit(lambda eta: draw(eta))(params)  # traced anew
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("phase", ["teacher", "distill"])
@@ -214,17 +223,20 @@ def test_no_array_has_all_states_of_all_positions(phase, monkeypatch):
   """In the program of a step, with an alphabet whose size nothing else has."""
   dataset = Dataset(np.zeros((1, 16), np.int32), np.zeros((1, 16), np.int32), 37)
   config = make_config(TEXT, method="dmmd", top_p=0.8)
+  if phase == "distill":
+    in_pairs(monkeypatch)
   denoiser = build.make_denoiser(config, dataset)
-  params = parameters(denoiser, 2)
+  params = parameters(denoiser.init, 2)
   if phase == "teacher":
     optimizer = optimization.make_optimizer(config.teacher.optimizer, 10)
     step = teacher.make_step(config, denoiser, optimizer)
-    state, size = teacher.initial_state(params, optimizer), 4
+    init, size = lambda params: teacher.initial_state(params, optimizer), 4
   else:
     method = distill.make_method(config, dataset)
-    step, size = method.step, 4 * method.batches_per_step
-    state = nn.unbox(method.init(KEY, params))
-  batch = Batch(jnp.zeros((size, 16), jnp.int32))
+    init, size = lambda params: nn.unbox(method.init(KEY, params)), 4 * method.batches_per_step
+    step = method.step
+  state = jax.eval_shape(init, params)
+  batch = Batch(jax.ShapeDtypeStruct((size, 16), jnp.int32))
 
   def largest():
     text = str(jax.make_jaxpr(lambda *args: step(*args))(state, batch, KEY))  # traced anew

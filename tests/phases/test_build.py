@@ -15,6 +15,7 @@ from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.phases import build, distill, evaluate, teacher
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.positions import whole
+from tests.pairs import in_pairs
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +30,24 @@ def of_classes():
   return config, denoiser, params
 
 
-def log_probs(denoiser, params, labels):
-  z, t = jnp.full((2, 8, 8, 1), denoiser.process.num_categories), jnp.ones(2)
-  denoiser = denoiser.given(Batch(None, labels))
-  return jax.jit(lambda params: whole(denoiser.log_probs(params, z, t)))(params)
-
-
 def test_guidance_moves_away_from_the_prediction_without_a_label(of_classes):
   _, denoiser, params = of_classes
-  labels = jnp.array([3, 7])
-  given, without = (log_probs(denoiser, params, y) for y in (labels, jnp.full(2, 10)))
-  assert jnp.abs(given - without).max() > 0.01
-  guided = log_probs(denoiser.guided(1.5), params, labels)
-  expected = jax.nn.log_softmax(2.5 * given - 1.5 * without)
+  labels, none = jnp.array([3, 7]), jnp.full(2, 10)
+  z, t = jnp.full((2, 8, 8, 1), denoiser.process.num_categories), jnp.ones(2)
+
+  def log_probs(params, denoiser, labels):
+    return whole(denoiser.given(Batch(None, labels)).log_probs(params, z, t))
+
+  @jax.jit
+  def compute(params):
+    given, without = (log_probs(params, denoiser, y) for y in (labels, none))
+    guided, unguided = (log_probs(params, denoiser.guided(w), labels) for w in (1.5, 0.0))
+    return given, without, guided, unguided, jax.nn.log_softmax(2.5 * given - 1.5 * without)
+
+  given, without, guided, unguided, expected = jax.device_get(compute(params))
+  assert np.abs(given - without).max() > 0.01
   np.testing.assert_allclose(guided, expected, atol=1e-5)
-  np.testing.assert_array_equal(log_probs(denoiser.guided(0.0), params, labels), given)
+  np.testing.assert_array_equal(unguided, given)
 
 
 def test_a_sampler_asks_for_all_classes_equally_often(of_classes):
@@ -72,22 +76,31 @@ def test_teachers_lose_some_labels_in_training(of_classes, monkeypatch):
   assert 60 < counts[10] < 140 and counts[4] == 1000 - counts[10]
 
 
-def test_distillation_of_a_guided_teacher_in_bfloat16(of_classes):
+def test_distillation_of_a_guided_teacher_in_bfloat16(of_classes, monkeypatch):
   """Every method runs with labels; the frozen teacher is kept as the config says."""
-  config, _, params = of_classes
-  config = config.copy_and_resolve_references()
+  in_pairs(monkeypatch)
+  config = of_classes[0].copy_and_resolve_references()
   config.distill.update({"batch_size": 8, "guidance": 1.0, "teacher_dtype": "bfloat16"})
+  config.distill.score.scales = ((0, 1, (2.0,)),)
   dataset = build.make_dataset(config)
+  auxiliary = build.make_denoiser(config, dataset)
+  shapes = jax.eval_shape(auxiliary.init, jax.random.key(0))
+  params = jax.tree.map(lambda x: jnp.asarray(np.ones(x.shape, x.dtype)), shapes)
   for config.distill.method, updates in (("dmmd_kernel", 2), ("kernel_score", 1)):
     config.distill.score.target = "teacher" if updates == 1 else "data"
     config.distill.score.target_nfe = 1
     method = distill.make_method(config, dataset)
-    state = nn.unbox(jax.jit(method.init)(jax.random.key(1), params))
-    assert {x.dtype for x in jax.tree.leaves(state.teacher)} == {jnp.dtype("bfloat16")}
     n = 8 * updates
     batch = Batch(jnp.asarray(dataset.train[:n]), jnp.asarray(dataset.train_labels[:n]))
-    _, metrics = jax.jit(method.step)(state, batch, jax.random.key(2))
-    assert all(jnp.isfinite(value) for value in metrics.values())
+
+    @jax.jit
+    def init_and_step(params, batch, key, method=method):
+      state = nn.unbox(method.init(key, params))
+      return state.teacher, method.step(state, batch, key)[1]
+
+    frozen, metrics = jax.device_get(init_and_step(params, batch, jax.random.key(1)))
+    assert {x.dtype for x in jax.tree.leaves(frozen)} == {jnp.dtype("bfloat16")}
+    assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_images_are_what_the_config_says_or_one_clear_line(tmp_path):
@@ -118,24 +131,35 @@ def test_without_the_weights_of_inception_one_line_says_what_is_measured_instead
   ("name", "num", "expected"),
   [("masked", 1030, 1152), ("masked", 900, 900), ("uniform", 1030, 1030)],
 )
-def test_large_vocabularies_end_with_categories_that_never_occur(name, num, expected):
+def test_large_vocabularies_of_masks_are_a_multiple_of_128(name, num, expected):
   config = coins_dmmd.get_config()
-  config.network.update({"width": 8, "depth": 1, "heads": 1})
   config.process.name = name
-  rows = np.random.default_rng(0).integers(0, num, (20, 8))
-  data = Dataset(rows, rows, num)
-  denoiser = build.make_denoiser(config, data)
-  assert denoiser.process.num_categories == expected
-  params = nn.unbox(denoiser.init(jax.random.key(0)))
+  rows = np.zeros((20, 8), np.int32)
+  denoiser = build.make_denoiser(config, Dataset(rows, rows, num))
+  sizes = denoiser.module.config
+  assert denoiser.process.num_categories == sizes.num_categories == expected
+  assert sizes.num_unused == expected - num
+
+
+def test_the_categories_at_the_end_of_a_large_vocabulary_never_occur():
+  config, num = coins_dmmd.get_config(), 1030
+  config.network.update({"width": 8, "depth": 1, "heads": 1})
+  rows = np.random.default_rng(0).integers(0, num, (20, 8), np.int32)
+  denoiser = build.make_denoiser(config, Dataset(rows, rows, num))
   z, t = jnp.full((3, 8), denoiser.process.num_states - 1), jnp.ones(3)
-  probs = jnp.exp(whole(denoiser.log_mean(params, z, t)))
-  assert probs.shape == (3, 8, expected) and not probs[..., num:].any()
-  np.testing.assert_allclose(probs[..., :num], 1 / num, rtol=1e-4)
   loss = lambda params: teacher.teacher_loss(
-    params, denoiser, config.teacher, Batch(jnp.asarray(rows)), jax.random.key(1)
+    params, denoiser, config.teacher, Batch(rows), jax.random.key(1)
   )
-  value, grads = jax.jit(jax.value_and_grad(loss))(params)
-  assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
   sample = build.make_sampler(denoiser, None, temperature=2.0, top_p=0.9)
-  drawn = jax.jit(lambda key: sample(params, key, (50, 8), 2))(jax.random.key(2))
+
+  @jax.jit
+  def compute(key):
+    params = nn.unbox(denoiser.init(key))  # which predict all that may occur alike
+    probs = jnp.exp(whole(denoiser.log_mean(params, z, t)))
+    return probs, jax.value_and_grad(loss)(params), sample(params, key, (50, 8), 2)
+
+  probs, losses, drawn = jax.device_get(compute(jax.random.key(0)))
+  assert probs.shape == (3, 8, 1152) and not probs[..., num:].any()
+  np.testing.assert_allclose(probs[..., :num], 1 / num, rtol=1e-4)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(losses))
   assert drawn.tokens.max() < num and np.isfinite(drawn.entropy)

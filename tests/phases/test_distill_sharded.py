@@ -4,7 +4,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,17 +31,21 @@ def test_a_step_on_eight_devices_is_that_of_one(name):
   method = distill.make_method(config, DATA)
   _, _, theta = make_params(method.parts.process.num_states)
   rows = np.arange(SIZE)
-  batch = Batch(jnp.asarray(DATA.train[:SIZE]), jnp.asarray(DATA.train_labels[:SIZE]))
+  batch = Batch(DATA.train[:SIZE], DATA.train_labels[:SIZE])
 
   def run(devices):
     mesh = jax.sharding.Mesh(np.array(devices).reshape(-1, 1, 1), parallel.AXES)
-    abstract = jax.eval_shape(method.init, KEY, theta)
-    shardings = parallel.state_shardings(mesh, abstract)
-    placed = parallel.place_batch(mesh, jax.tree.map(np.asarray, batch), rows, SIZE)
+    shardings = parallel.state_shardings(mesh, jax.eval_shape(method.init, KEY, theta))
+    placed = parallel.place_batch(mesh, batch, rows, SIZE)
+
+    @jax.jit
+    def init_and_step(theta, batch):
+      state = nn.unbox(method.init(KEY, theta))
+      state = jax.lax.with_sharding_constraint(state, shardings)
+      return method.step(state, batch, jax.random.key(7))
+
     with parallel.use(mesh):
-      init = jax.jit(lambda *args: nn.unbox(method.init(*args)), out_shardings=shardings)
-      state = init(KEY, theta)
-      return jax.device_get(jax.jit(method.step)(state, placed, jax.random.key(7)))
+      return jax.device_get(init_and_step(theta, placed))
 
   found, expected = run(jax.devices()), run(jax.devices()[:1])
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
