@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 _LANES = 4
+# Of smaller arrays the host adds up the words sooner than a program for their shape is compiled.
+_ON_HOST = 2**18
 
 
 def digest(tree) -> str:
@@ -27,21 +29,37 @@ def digest(tree) -> str:
   return total.hexdigest()[:32]
 
 
-@jax.jit
-def _words(x: jax.Array) -> jax.Array:
+def _words(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
   """uint32 `[4]`: sums of the words of `x`, each mixed with its place."""
+  if x.size > _ON_HOST or not getattr(x, "is_fully_addressable", True):
+    return _words_of_array(x)
+  x = np.ascontiguousarray(x)
+  x = x.astype(np.uint8) if x.dtype == bool else x
+  bits = x.reshape(-1).view(_word_type(x)).astype(np.uint32)
+  return _sums(bits, np.arange(bits.size, dtype=np.uint32), np.arange(_LANES, dtype=np.uint32))
+
+
+@jax.jit
+def _words_of_array(x: jax.Array) -> jax.Array:
   x = x.astype(jnp.uint8) if x.dtype == bool else x
-  bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}"))
-  bits = bits.astype(jnp.uint32)
+  bits = jax.lax.bitcast_convert_type(x, _word_type(x)).astype(jnp.uint32)
   place = jnp.zeros(bits.shape, jnp.uint32)
   for axis, size in enumerate(bits.shape):
     place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-  lane = jnp.arange(_LANES, dtype=jnp.uint32).reshape(-1, *[1] * bits.ndim)
-  mixed = _mix(bits ^ _mix(place * np.uint32(_LANES) + lane))
-  return mixed.sum(range(1, mixed.ndim), dtype=jnp.uint32)
+  return _sums(bits, place, jnp.arange(_LANES, dtype=jnp.uint32))
 
 
-def _mix(h: jax.Array) -> jax.Array:
+def _word_type(x: jax.Array | np.ndarray) -> np.dtype:
+  return np.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")
+
+
+def _sums(bits, place, lanes):
+  """Of the words `bits` of any shape; an array of NumPy or of jax, as they are."""
+  mixed = _mix(bits ^ _mix(place * np.uint32(_LANES) + lanes.reshape(-1, *[1] * bits.ndim)))
+  return mixed.sum(tuple(range(1, mixed.ndim)), dtype=np.uint32)
+
+
+def _mix(h):
   """A bijection of uint32 in which every bit of the input moves every bit of the output."""
   for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
     h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)

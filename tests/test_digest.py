@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dmmd_jax import digest as module
 from dmmd_jax import parallel
 from dmmd_jax.digest import digest
 
@@ -41,9 +42,12 @@ def test_any_difference_changes_the_digest(other):
 
 
 @pytest.mark.parametrize("spec", [("data", None), (None, "tensor"), ("fsdp", ("data", "tensor"))])
-def test_the_mesh_makes_no_difference(spec):
+def test_neither_the_mesh_nor_who_adds_up_makes_a_difference(spec, monkeypatch):
   mesh = parallel.make_mesh((2, 2, 2))
   sharding = NamedSharding(mesh, PartitionSpec(*spec))
   split = changed("kernel", jax.device_put(TREE["kernel"], sharding))
   assert len(split["kernel"].sharding.device_set) == 8
-  assert digest(split) == digest(jax.tree.map(jnp.asarray, TREE))
+  by_host = digest(jax.tree.map(jnp.asarray, TREE))
+  assert digest(split) == by_host
+  monkeypatch.setattr(module, "_ON_HOST", -1)
+  assert digest(split) == digest(jax.tree.map(jnp.asarray, TREE)) == by_host
