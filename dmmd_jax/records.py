@@ -263,7 +263,10 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:
   """A model's own record decides what it is; a config that says otherwise is refused."""
-  theirs, ours = (nested.select(c, _DEFINES[name], _FREE) for c in (source.config, config))
+  defines = _DEFINES[name]
+  if "origin" in source.identity["inputs"]:  # it was converted, and can be given any text
+    defines = tuple(field for field in defines if field != "dataset")
+  theirs, ours = (nested.select(c, defines, _FREE) for c in (source.config, config))
   changed = nested.differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
   if changed:
     raise ConfigError(

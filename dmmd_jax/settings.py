@@ -3,7 +3,8 @@
 import dataclasses
 
 from dmmd_jax.distillation import registry
-from dmmd_jax.fields import FIELDS, Field
+from dmmd_jax.fields import FIELDS
+from dmmd_jax.rules import Field
 
 
 def is_setting(name: str) -> bool:

@@ -15,7 +15,7 @@ from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
 from dmmd_jax.digest import digest
-from dmmd_jax.networks import noise, transformer, uvit
+from dmmd_jax.networks import dit, llama, noise, transformer, uvit
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.records import Source
 
@@ -25,6 +25,18 @@ _COUNTED = 1_000_000
 
 def make_dataset(config) -> Dataset:
   """Raises `TextError` or `ImageError` for data, or a tokenizer, that cannot be had."""
+  dataset = _load_dataset(config)
+  vocab_size = config.network.get("vocab_size")
+  if vocab_size and dataset.num_categories + (config.process.name == "masked") > vocab_size:
+    raise alphabets.TextError(
+      f"network.vocab_size is {vocab_size}, and {config.dataset.name} has"
+      f" {dataset.num_categories} tokens beside the mask; expected the tokenizer of the network in"
+      " dataset.tokenizer"
+    )
+  return dataset
+
+
+def _load_dataset(config) -> Dataset:
   c = config.dataset
   if c.name == "digits":
     return digits.load()
@@ -63,12 +75,13 @@ def make_texts(config) -> Dataset:
   """Raises `TextError` for text, or a tokenizer, that cannot be had."""
   c = config.dataset
   tokenizer = make_tokenizer(config)
+  how = tokenizer, c.length, c.get("wrap", False)
   if c.name == "english":
-    dataset = text.load_english(tokenizer, c.length)
+    dataset = text.load_english(*how)
   elif c.name == "textfile":
-    dataset = text.load_files(c.path, tokenizer, c.length)
+    dataset = text.load_files(c.path, *how)
   else:
-    dataset = tfds_text.load(c.name, c.path, tokenizer, c.length)
+    dataset = tfds_text.load(c.name, c.path, *how)
   shortest = min(len(dataset.validation), len(dataset.held_out))
   if "evaluate" in config.get("phases", ()) and shortest < config.evaluate.sample_batch_size:
     raise alphabets.TextError(
@@ -99,7 +112,8 @@ def make_process(config, dataset: Dataset) -> processes.Process:
   """The process of a config; a large vocabulary has categories that never occur at its end.
 
   They make their number a multiple of 128, for which a TPU has the better layouts, and which axes
-  of a mesh divide. A process that can go to any category has none.
+  of a mesh divide. A process that can go to any category has none but those of its network, such
+  as Duo's [PAD].
   """
   schedule = {
     "linear": schedules.Linear(),
@@ -114,9 +128,9 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     return processes.Marginal(
       dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
     )
+  num = config.network.get("vocab_size", dataset.num_categories)
   if config.process.name == "uniform":
-    return processes.Uniform(dataset.num_categories, schedule)
-  num = dataset.num_categories
+    return processes.Uniform(num, schedule)
   return processes.Masked(num if num < LARGE else -(-num // LANES) * LANES, schedule)
 
 
@@ -128,15 +142,21 @@ def make_network(
   network, network_config = {
     "transformer": (transformer.Transformer, transformer.TransformerConfig),
     "uvit": (uvit.UViT, uvit.UViTConfig),
+    "dit": (dit.DiT, dit.DiTConfig),
+    "llama": (llama.Llama, llama.LlamaConfig),
   }[sizes.pop("name")]
+  num_classes = dataset.num_classes if sizes.pop("classes") else 0
+  # A reference model may be another network than the config's, and has no use for all of its sizes.
+  known = {field.name for field in dataclasses.fields(network_config)}
   return network(
     network_config(
       shape=dataset.shape,
       num_states=num_states,
       num_categories=dataset.num_categories + num_unused,
       num_unused=num_unused,
-      num_classes=dataset.num_classes if sizes.pop("classes") else 0,
-      **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
+      num_classes=num_classes,
+      **{n: value for n, value in sizes.items() if n in known}
+      | {"dtype": jnp.dtype(sizes["dtype"])},
     )
   )
 

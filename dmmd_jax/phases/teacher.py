@@ -59,10 +59,15 @@ def trained(
   folder = workdir / job.name
   job = dataclasses.replace(job, origin=depends(config, job.name, sources))
   state = training.train(job, folder, config.run, mesh)
-  files = by_size(folder, f"checkpoints/{job.num_steps}")
+  return result_of(folder, job.num_steps, state.ema)
+
+
+def result_of(folder: epath.Path, step: int, ema: Any) -> dict[str, Any]:
+  """What a record says of the checkpoint of `step` in the folder of a phase."""
+  files = by_size(folder, f"checkpoints/{step}")
   # What lies in folders `d` are arrays, which have digests.
   files |= by_contents(folder, [name for name in files if "/d/" not in name])
-  return {"step": job.num_steps, "digest": digest(state.ema), "files": files}
+  return {"step": step, "digest": digest(ema), "files": files}
 
 
 def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:
