@@ -218,11 +218,12 @@ def make_sampler(
   top_p: float = 1.0,
   draw: Callable[..., samplers.Samples] = samplers.ancestral_sample,
 ) -> Callable[..., samplers.Samples]:
-  """`sample(params, key, shape, nfe, labels=None, with_path=False)` of a denoiser.
+  """`sample(params, key, shape, nfe, labels=None, with_path=False, batch=None)` of a denoiser.
 
   `predict` may take the denoiser's place, `draw` that of ancestral sampling. A batch is split over
   the mesh, if any; blocks are drawn one after the other, each in `nfe` evaluations. A denoiser that
-  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often.
+  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often; one of
+  answers for those to the prompts of a `batch` of examples.
   """
 
   def split(z):
@@ -230,11 +231,11 @@ def make_sampler(
       return z
     return jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
 
-  def sample(params, key, shape, nfe, labels=None, with_path=False):
+  def sample(params, key, shape, nfe, labels=None, with_path=False, batch=None):
     if denoiser.num_blocks == 1:
       if labels is None:
         labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
-      of_labels = predict or denoiser.given(Batch(None, labels)).log_mean
+      of_labels = predict or denoiser.given(batch or Batch(None, labels)).log_mean
       return draw(
         lambda z, t, key: of_labels(params, split(z), t, key),
         denoiser.process, key, shape, nfe, temperature, top_p, with_path,

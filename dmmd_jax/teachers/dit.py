@@ -119,3 +119,19 @@ def _whole(config: dict, name: str) -> int:
   if type(value) is not int or value < 1:
     raise WeightsError(f"config.json has {name} {value}; expected a whole number above 0")
   return value
+
+
+def hub_config(config: Any) -> dict[str, Any]:
+  """What `config.json` says of a network of ours."""
+  network = config.network
+  found = {
+    "hidden_dim": network.width,
+    "n_blocks": network.depth,
+    "n_heads": network.heads,
+    "cond_dim": network.cond_dim,
+    "vocab_size": network.vocab_size,
+    "model_length": config.dataset.length,
+    "dropout": network.dropout,
+    "time_conditioning": network.time == "sigma",
+  }
+  return found | ({"block_size": network.block} if network.block else {})

@@ -26,15 +26,16 @@ def kind_of(source: Source) -> str:
     identity = identity["inputs"]["teacher"]
   if "origin" in identity["inputs"]:
     return identity["inputs"]["origin"]["kind"]
-  config = source.config
-  if config.network.name != "dit":
+  config, network = source.config, source.config.network
+  if network.name == "llama":
+    return "dream" if network.shifted else "llada"
+  if network.name != "dit":
     raise ValueError(
-      f"its network is {config.network.name!r}, which is our own; expected one of others, such as"
-      " 'dit'"
+      f"its network is {network.name!r}, which is our own; expected one of others, such as 'dit'"
     )
   if config.process.name == "uniform":
     return "duo"
-  return "bd3lm" if config.network.block else "sedd" if config.network.time == "sigma" else "mdlm"
+  return "bd3lm" if network.block else "sedd" if network.time == "sigma" else "mdlm"
 
 
 def folder_of_teacher(source: Source) -> pathlib.Path | None:
@@ -116,25 +117,14 @@ def _hub_config(source: Source, teacher: pathlib.Path | None) -> dict[str, Any]:
   found = _read_origin(teacher)["config"]
   if found:
     return found
-  network, dataset = source.config.network, source.config.dataset
   kind = kind_of(source)
-  return {
-    "model_type": kind,
-    "hidden_dim": network.width,
-    "n_blocks": network.depth,
-    "n_heads": network.heads,
-    "cond_dim": network.cond_dim,
-    "vocab_size": network.vocab_size,
-    "model_length": dataset.length,
-    "dropout": network.dropout,
-    "time_conditioning": network.time == "sigma",
-  } | ({"block_size": network.block} if network.block else {})
+  return {"model_type": kind} | KINDS[kind].hub_config(source.config)
 
 
 def model_card(source: Source) -> str:
   """What made a model, from its record."""
   identity, config = source.identity, source.config
-  is_student = "distill" in config
+  is_student = "teacher" in identity["inputs"]
   inputs = identity["inputs"]
   teacher = inputs["teacher"] if is_student else identity
   origin = teacher["inputs"].get("origin", {})

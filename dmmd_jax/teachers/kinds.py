@@ -16,7 +16,8 @@ class Kind:
 
   `config` is one of configs/, whose fields hold but for the sizes of the network: `sizes(source,
   kind)` finds them. `entries(network)` says which parameter is which tensor, after `prefix`;
-  `buffers` are patterns of names that hold no parameters.
+  `buffers` are patterns of names that hold no parameters. `hub_config(config)` is what a
+  `config.json` says.
   """
 
   config: str
@@ -24,18 +25,36 @@ class Kind:
   sizes: Callable[[Source, str], dict[str, Any]]
   entries: Callable[[Any], list[Entry]]
   buffers: tuple[str, ...]
+  hub_config: Callable[[Any], dict[str, Any]]
 
 
-_DIT = {"sizes": dit.sizes, "entries": dit.entries, "buffers": dit.BUFFERS}
+_DIT = {
+  "sizes": dit.sizes,
+  "entries": dit.entries,
+  "buffers": dit.BUFFERS,
+  "hub_config": dit.hub_config,
+}
 KINDS = {
   "mdlm": Kind("mdlm_dmmd", "backbone.", **_DIT),
   "duo": Kind("duo_dmmd", "backbone.", **_DIT),
   "bd3lm": Kind("bd3lm_dmmd", "backbone.", **_DIT),
   "sedd": Kind("sedd_dmmd", "", **_DIT),
   "llada": Kind(
-    "llada_dmmd", "model.transformer.", llama.sizes, llama.llada_entries, llama.BUFFERS
+    "llada_dmmd",
+    "model.transformer.",
+    llama.sizes,
+    llama.llada_entries,
+    llama.BUFFERS,
+    llama.llada_hub_config,
   ),
-  "dream": Kind("dream_dmmd", "", llama.sizes, llama.dream_entries, llama.BUFFERS),
+  "dream": Kind(
+    "dream_dmmd",
+    "",
+    llama.sizes,
+    llama.dream_entries,
+    llama.BUFFERS,
+    llama.dream_hub_config,
+  ),
 }
 
 

@@ -109,3 +109,18 @@ def _number(config: dict, name: str, kind: type) -> int | float:
     what = "a whole number" if kind is int else "a number"
     raise WeightsError(f"config.json has {name} {value}; expected {what} above 0")
   return kind(value)
+
+
+def llada_hub_config(config: Any) -> dict[str, Any]:
+  """What `config.json` says of a network of ours."""
+  return _hub_config(config, 1) | _EXPECTED["llada"]
+
+
+def dream_hub_config(config: Any) -> dict[str, Any]:
+  """What `config.json` says of a network of ours."""
+  return _hub_config(config, 2) | _EXPECTED["dream"]
+
+
+def _hub_config(config: Any, column: int) -> dict[str, Any]:
+  named = {row[column]: config.network[row[0]] for row in (*_SIZES, *_NUMBERS)}
+  return named | {"vocab_size": config.network.vocab_size}
