@@ -22,8 +22,8 @@ class Dataset:
 
   `train` and its labels may be anything with a length, a shape and an index. Where there is a third
   split, `validation`, it is to choose settings by. `labels` are class labels int `[N]`, or None.
-  Examples may be stored in any order, such as class by class. The first `prompts` int `[N]` tokens of
-  an example are given, or none where that is None. `joint` is the exact distribution of
+  Examples may be stored in any order, such as class by class. The first `prompts` int `[N]` tokens
+  of an example are given, or none where that is None. `joint` is the exact distribution of
   synthetic data (`toy.Mixture`), or None. `tokenizer` decodes text. `flip` says that an image and
   its mirror image are equally likely.
   """

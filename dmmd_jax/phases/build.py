@@ -26,14 +26,23 @@ _COUNTED = 1_000_000
 def make_dataset(config) -> Dataset:
   """Raises `TextError` or `ImageError` for data, or a tokenizer, that cannot be had."""
   dataset = _load_dataset(config)
-  vocab_size = config.network.get("vocab_size")
-  if vocab_size and dataset.num_categories + (config.process.name == "masked") > vocab_size:
+  if "vocab_size" in config.network:
+    _check_tokens(config.network, dataset.num_categories)
+  return dataset
+
+
+def _check_tokens(network, num_categories: int) -> None:
+  """The table has a row for each token, and none of them is that of the mask.
+
+  But for networks like LLaDA's, whose tokenizers have the mask for a token.
+  """
+  is_mask = network.name != "llama" and 0 <= network.mask_token < num_categories
+  if num_categories > network.vocab_size or is_mask:
     raise alphabets.TextError(
-      f"network.vocab_size is {vocab_size}, and {config.dataset.name} has"
-      f" {dataset.num_categories} tokens beside the mask; expected the tokenizer of the network in"
+      f"the tokenizer has {num_categories} tokens, and network.vocab_size is {network.vocab_size}"
+      f" with network.mask_token {network.mask_token}; name that of the teacher in"
       " dataset.tokenizer"
     )
-  return dataset
 
 
 def _load_dataset(config) -> Dataset:
@@ -222,8 +231,8 @@ def make_sampler(
 
   `predict` may take the denoiser's place, `draw` that of ancestral sampling. A batch is split over
   the mesh, if any; blocks are drawn one after the other, each in `nfe` evaluations. A denoiser that
-  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often; one of
-  answers for those to the prompts of a `batch` of examples.
+  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often; one
+  of answers for those to the prompts of a `batch` of examples.
   """
 
   def split(z):

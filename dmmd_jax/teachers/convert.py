@@ -43,7 +43,8 @@ def make_config(kind: str, sizes: dict[str, Any], overrides: dict[str, Any]) -> 
 
 def make_denoiser(config: ConfigDict, student: bool = False) -> Denoiser:
   """The network of the teacher or student, for which neither data nor a tokenizer are needed."""
-  num = config.network.vocab_size - (config.process.name == "masked")
+  network = config.network
+  num = network.vocab_size - (network.mask_token == network.vocab_size - 1)
   nothing = np.zeros((0, config.dataset.length), np.int32)
   return build.make_denoiser(config, Dataset(nothing, nothing, num), student)
 

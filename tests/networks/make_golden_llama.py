@@ -44,10 +44,22 @@ def llada():
     max_sequence_length=16, flash_attention=False, residual_dropout=0.0, embedding_dropout=0.0,
     attention_dropout=0.0, init_device="cpu", scale_logits=False, input_emb_norm=False,
   )  # fmt: skip
-  return importlib.import_module("llada.modeling_llada").LLaDAModelLM(config)
+  config.use_cache = False  # which newer versions of transformers leave out
+  modeling = importlib.import_module("llada.modeling_llada")
+  model_config = modeling.create_model_config_from_pretrained_config(config)
+  model_config.init_device = "cpu"  # by default it asks for a GPU
+  return modeling.LLaDAModelLM(config, model=modeling.LLaDAModel(model_config))
 
 
 def dream():
+  from transformers import modeling_rope_utils
+
+  def frequencies(config, device=None):
+    features = config.hidden_size // config.num_attention_heads
+    return config.rope_theta ** (-torch.arange(0, features, 2) / features), 1.0
+
+  # Newer versions of transformers have no such entry.
+  modeling_rope_utils.ROPE_INIT_FUNCTIONS.setdefault("default", frequencies)
   config = importlib.import_module("dream.configuration_dream").DreamConfig(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     intermediate_size=40, vocab_size=VOCAB, mask_token_id=MASK, pad_token_id=VOCAB - 1,
