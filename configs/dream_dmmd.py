@@ -15,6 +15,7 @@ FOLDER = "~/Dream-v0-Instruct-7B"
 def get_config():
   config = llada_dmmd.get_config()
   config.dataset.tokenizer = FOLDER
+  config.dataset.chat = "dream"
   network = config.network
   network.width, network.depth, network.heads = 3584, 28, 28
   network.kv_heads = 4

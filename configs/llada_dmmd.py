@@ -15,8 +15,14 @@ FOLDER = "~/LLaDA-8B-Instruct"
 
 def get_config():
   config = mdlm_dmmd.get_config()
-  config.dataset.name = "textfile"
+  # What is measured under GPT-2 is of GPT-2's tokens; see docs/teachers.md.
+  config.phases = ("distill",)
+
+  config.dataset.name = "chats"
   config.dataset.path = "~/chats.jsonl"
+  config.dataset.chat = "llada"
+  config.dataset.alphabet = "file"
+  config.dataset.wrap = False
   config.dataset.tokenizer = FOLDER
 
   network = config.network
@@ -34,6 +40,7 @@ def get_config():
   for of_dit in ("cond_dim", "time", "block", "mlp_ratio"):
     del network[of_dit]
 
+  config.reference.gpt2 = ""
   config.distill.teacher_dtype = "bfloat16"
   config.distill.batch_size = 32
   config.presets.smoke.network = {

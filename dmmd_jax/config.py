@@ -30,7 +30,7 @@ __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from h
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,), "hmm": ()}  # shapes
 # Data whose distribution is known exactly; hmm has dataset.length tokens.
 _EXACT = ("coins", "mixture", "hmm")
-TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
+TEXTS = ("english", "textfile", "chats", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
 # Any other name, where dataset.shape says what an image is like, is one of data/images.py.
 
 
@@ -77,7 +77,7 @@ def _check_dataset(config: ConfigDict) -> None:
     f"phases has 'reference', a model of text, and dataset.name is {shown(dataset.name)}",
   )
   require(
-    dataset.name not in ("npz", "folder", "textfile") or dataset.get("path"),
+    dataset.name not in ("npz", "folder", "textfile", "chats") or dataset.get("path"),
     f"dataset.name is {shown(dataset.name)} and dataset.path is ''; name the file or folder",
   )
   require(
@@ -91,11 +91,15 @@ def _check_dataset(config: ConfigDict) -> None:
   )
   if not is_text:
     return
-  byte_pairs = dataset.get("alphabet") == "gpt2"
   require(
-    not byte_pairs or dataset.get("tokenizer"),
-    "dataset.alphabet is 'gpt2' and dataset.tokenizer is ''; name a folder with vocab.json and"
-    " merges.txt",
+    dataset.name != "chats" or "chat" in dataset,
+    "dataset.name is 'chats', and there is no dataset.chat; start from configs/llada_dmmd.py",
+  )
+  byte_pairs, alphabet = dataset.get("alphabet") == "gpt2", dataset.get("alphabet")
+  require(
+    alphabet not in ("gpt2", "file") or dataset.get("tokenizer"),
+    f"dataset.alphabet is {shown(alphabet)} and dataset.tokenizer is ''; name a folder with"
+    " tokenizer.json, or vocab.json and merges.txt",
   )
   require(
     byte_pairs or not config.reference.get("gpt2"),

@@ -95,21 +95,22 @@ FIELDS: dict[str, Field] = {
       Text(),
       "digits | coins | mixture | hmm; images: npz | folder (of PNGs) | stripes (made), or any of"
       " tensorflow-datasets with images of one size; texts: english (ships with Python) | textfile"
-      " (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
+      " (your own) | chats (a JSONL file) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
     ),
     shape=Field(
       Or(_SHAPE, (), "what the files say"), "Height, width, channels of an image.", ("images",)
     ),
     path=Field(
       Text(),
-      "npz and textfile: the file; folder and textfile: the folder; tensorflow-datasets: its"
+      "npz, textfile and chats: the file; folder and textfile: the folder; tensorflow-datasets: its"
       ' data_dir, "" for its own.',
       ("images", "texts"),
     ),
     flip=Field(Flag(), "Whether an image and its mirror image are equally likely.", ("images",)),
     alphabet=Field(
-      Choice(("text8", "printable", "gpt2")),
-      "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs).",
+      Choice(("text8", "printable", "gpt2", "file")),
+      "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs) | file (of"
+      " another tokenizer.json).",
       ("texts",),
     ),
     length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts", "hmm")),
@@ -124,7 +125,14 @@ FIELDS: dict[str, Field] = {
       Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
     ),
     tokenizer=Field(
-      Text(), "gpt2: a folder with tokenizer.json, or vocab.json and merges.txt.", ("texts",)
+      Text(),
+      "gpt2 and file: a folder with tokenizer.json, or vocab.json and merges.txt.",
+      ("texts",),
+    ),
+    chat=Field(
+      Choice(("llada", "dream", "plain")),
+      "chats: how messages become a text, as LLaDA's or Dream's tokenizer has it, or line by line.",
+      ("optional",),
     ),
   ),
   **section(

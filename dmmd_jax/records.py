@@ -105,8 +105,9 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
   record = _read(folder / "record.json")
   damage = record and _find_damage(folder, record["result"])
   if record and not damage:
-    of_model = {key: record["result"][key] for key in ("step", "digest")}
-    return Source(folder, record["depends"] | of_model | {"finished": True})
+    result = record["result"]
+    of_model = {"step": result["step"], "digest": result["digest"], "finished": True}
+    return Source(folder, record["depends"] | of_model)
   if damage and not unfinished:
     raise ConfigError(
       f"the {name} in {folder} is damaged ({damage}); run the phase {phase!r} there again, which"
@@ -263,9 +264,9 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:
   """A model's own record decides what it is; a config that says otherwise is refused."""
-  defines = _DEFINES[name]
-  if "origin" in source.identity["inputs"]:  # it was converted, and can be given any text
-    defines = tuple(field for field in defines if field != "dataset")
+  # A teacher that was converted can be given any text.
+  free = {"dataset"} if "origin" in source.identity["inputs"] else set()
+  defines = tuple(field for field in _DEFINES[name] if field not in free)
   theirs, ours = (nested.select(c, defines, _FREE) for c in (source.config, config))
   changed = nested.differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
   if changed:

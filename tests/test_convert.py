@@ -84,7 +84,7 @@ def with_nan(x):
 FLOAT = np.zeros((16, 16), np.float32)
 CONTENTS = {
   "missing": ("mdlm", {}, take(QKV), [], "lacks backbone.blocks.0.attn_qkv.weight"),
-  "missing_norm": ("duo", {}, take(f"{BLOCK}norm1.weight"), [], "depth is 2, and the tensors that it is 1"),
+  "missing_norm": ("duo", {}, take(f"{BLOCK}norm1.weight"), [], "that it is 1; get"),
   "missing_bias": ("duo", {}, take("backbone.output_layer.linear.bias"), [], "lacks"),
   "missing_table": ("mdlm", {}, take("backbone.vocab_embed.embedding"), [], "vocab_embed"),
   "missing_time": ("duo", {}, take("backbone.sigma_map.mlp.2.bias"), [], "lacks backbone.sigma"),

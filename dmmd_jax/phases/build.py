@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import checkpoints, parallel
-from dmmd_jax.data import alphabets, digits, hmm, images, text, tfds_text, toy
+from dmmd_jax.data import alphabets, chats, digits, hmm, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
@@ -89,6 +89,8 @@ def make_texts(config) -> Dataset:
     dataset = text.load_english(*how)
   elif c.name == "textfile":
     dataset = text.load_files(c.path, *how)
+  elif c.name == "chats":
+    dataset = chats.load(c.path, tokenizer, c.length, c.chat)
   else:
     dataset = tfds_text.load(c.name, c.path, *how)
   shortest = min(len(dataset.validation), len(dataset.held_out))

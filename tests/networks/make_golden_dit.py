@@ -10,6 +10,7 @@ flash-attn, which they import, is replaced by plain attention.
 """
 
 import argparse
+import ast
 import importlib
 import json
 import pathlib
@@ -70,6 +71,10 @@ def make(name: str, paths: dict[str, str], build, hub_config: dict) -> None:
       out = network(tokens, sigma)
     golden |= {f"tokens_{length}": tokens.numpy().astype(np.int32), f"out_{length}": out.numpy()}
     golden[f"alpha_{length}"] = alpha.numpy()
+    if name != "bd3lm":
+      clean = torch.randint(VOCAB - 1, tokens.shape)
+      golden |= {f"clean_{length}": clean.numpy().astype(np.int32)}
+      golden |= {f"nll_{length}": nll(paths["duo"], name, out, tokens, clean, alpha).numpy()}
   commit = subprocess.run(
     ["git", "-C", paths[name], "rev-parse", "HEAD"], capture_output=True, text=True, check=True
   ).stdout.strip()
@@ -83,6 +88,28 @@ def make(name: str, paths: dict[str, str], build, hub_config: dict) -> None:
   np.savez_compressed(folder / "golden.npz", commit=commit, torch=torch.__version__, **golden)
   if name == "mdlm":
     save_checkpoint(network, tensors)
+
+
+def nll(path: str, name: str, out, tokens, clean, alpha) -> torch.Tensor:
+  """The authors' bound per token; Duo's repository has those of the others, too."""
+  classes = {"mdlm": "MDLM", "duo": "DUO_BASE", "sedd": "SEDDAbsorb"}
+  tree = ast.parse((pathlib.Path(path) / "algo.py").read_text())
+  (cls,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == classes[name])
+  methods = [n for n in cls.body if getattr(n, "name", "") == "nll_per_token"]
+  found = {"torch": torch, "F": torch.nn.functional, "np": np}
+  exec(compile(ast.Module(methods, []), "algo.py", "exec"), found)
+  network = types.SimpleNamespace(
+    vocab_size=VOCAB, mask_index=VOCAB - 1, _sigma_from_alphat=lambda alpha: -torch.log(alpha)
+  )
+  log_x = out.clone()
+  if name == "mdlm":
+    log_x[..., -1] = -1e6
+  if name != "sedd":
+    log_x = log_x.log_softmax(-1)
+  slope = torch.full((len(tokens), 1), -(1 - 1e-3))
+  return found["nll_per_token"](
+    network, log_x, tokens, clean, alpha_t=alpha[:, None], dalpha_t=slope
+  )
 
 
 def save_checkpoint(network, tensors: dict) -> None:
