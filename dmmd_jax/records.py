@@ -105,9 +105,8 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
   record = _read(folder / "record.json")
   damage = record and _find_damage(folder, record["result"])
   if record and not damage:
-    result = record["result"]
-    of_model = {"step": result["step"], "digest": result["digest"], "finished": True}
-    return Source(folder, record["depends"] | of_model)
+    of_model = {key: record["result"][key] for key in ("step", "digest")}
+    return Source(folder, record["depends"] | of_model | {"finished": True})
   if damage and not unfinished:
     raise ConfigError(
       f"the {name} in {folder} is damaged ({damage}); run the phase {phase!r} there again, which"
@@ -242,10 +241,7 @@ def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], devi
 
 
 def read_begun(folder: epath.Path) -> dict[str, Any] | None:
-  """What the phase in `folder` was begun with; None where it was not.
-
-  Raises `ConfigError` where that file is damaged.
-  """
+  """What a phase was begun with, None where it was not; raises `ConfigError` for damage."""
   path = folder / "config.json"
   if not path.exists():
     return None
@@ -264,9 +260,8 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:
   """A model's own record decides what it is; a config that says otherwise is refused."""
-  # A teacher that was converted can be given any text.
-  free = {"dataset"} if "origin" in source.identity["inputs"] else set()
-  defines = tuple(field for field in _DEFINES[name] if field not in free)
+  # All but the first, `dataset`, of a teacher that was converted: it can be given any text.
+  defines = _DEFINES[name]["origin" in source.identity["inputs"] :]
   theirs, ours = (nested.select(c, defines, _FREE) for c in (source.config, config))
   changed = nested.differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
   if changed:
