@@ -51,9 +51,10 @@ def dataset_of(config) -> Dataset:
     nothing = np.zeros((0, *c.shape), np.uint8)
     labels = np.full(1, _CLASSES - 1) if config.network.classes else None
     return Dataset(nothing, nothing, NUM_CATEGORIES, train_labels=labels, held_out_labels=labels)
-  if c.get("alphabet") == "gpt2":
+  if c.get("alphabet") in ("gpt2", "file"):
     nothing = np.zeros((0, c.length), np.int32)
-    return Dataset(nothing, nothing, _BYTE_PAIRS)
+    num = _BYTE_PAIRS if c.alphabet == "gpt2" else config.network.vocab_size
+    return Dataset(nothing, nothing, num)
   return build.outline(config) if "alphabet" in c else build.make_dataset(config)
 
 
