@@ -192,9 +192,9 @@ def _vocabulary(dataset: Dataset) -> frozenset[int]:
 
 def _batch(config, dataset: Dataset, size: int, sharding=None) -> Batch:
   tokens = jax.ShapeDtypeStruct((size, *dataset.shape), jnp.int32, sharding=sharding)
-  if not config.network.classes:
-    return Batch(tokens)
-  return Batch(tokens, jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding))
+  of_example = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding)
+  labels = of_example if config.network.classes else None
+  return Batch(tokens, labels, of_example if config.dataset.name == "chats" else None)
 
 
 def sharded(init: Callable, mesh: jax.sharding.Mesh):

@@ -22,7 +22,7 @@ COMMANDS = {
   ),
   "convert": Command(
     "dmmd_jax.convert",
-    "Makes a teacher that others have trained that of a run, or writes a model in their format.",
+    "Takes a teacher that others have trained into a run, or writes a model in their format.",
     "~/mdlm-owt --workdir=runs/mdlm",
   ),
   "runs": Command(

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
 def make_parser() -> cli.Parser:
   parser = cli.Parser(
     "dmmd_jax.convert",
-    "Makes a teacher that others have trained that of a run, or writes a model in their format.",
+    "Takes a teacher that others have trained into a run, or writes a model in their format.",
   )
   add = parser.add_argument
   add("source", help="a folder, .safetensors, .ckpt or state dict; random; with --to a workdir")
@@ -52,6 +52,11 @@ def convert(args) -> str:
     raise ValueError("there is no --workdir; name the folder of the run to make")
   if args.out or args.model != "teacher":
     raise ValueError("--out and --model go with --to=safetensors; leave them out, or add it")
+  path = pathlib.Path(args.source).expanduser()
+  if args.source != _RANDOM and not path.exists():
+    raise ValueError(
+      f"{path} does not exist; expected a folder as on the Hugging Face hub, or a file"
+    )
   workdir = workdirs.locate(args.workdir, write=True)
   _prepare()
   from dmmd_jax import hosts, parallel
@@ -63,7 +68,6 @@ def convert(args) -> str:
     raise ValueError(f"--kind is {args.kind!r}; expected one of {', '.join(KINDS)}")
   hosts.join()
   with tempfile.TemporaryDirectory() as made:
-    path = pathlib.Path(args.source).expanduser()
     if args.source == _RANDOM:
       path = pathlib.Path(made)
       make_random(args.kind, path)

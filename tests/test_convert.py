@@ -219,7 +219,7 @@ def test_arguments_that_do_not_go_together_are_one_line(run, tmp_path, capsys):
   source, out = FOLDERS["mdlm"], tmp_path / "out"
   for args, expected in (
     ([source], "there is no --workdir"),
-    ([tmp_path / "nowhere", f"--workdir={out}"], "there is no"),
+    ([tmp_path / "nowhere", f"--workdir={out}"], "does not exist; expected"),
     ([source, f"--workdir={out}", "--out=x"], "go with --to=safetensors"),
     ([source, f"--workdir={run}"], "there is a teacher in"),
     (["random", f"--workdir={out}"], "there is no --kind"),

@@ -54,9 +54,7 @@ def logits(kind, length):
   return apply({"params": params}, z, t, context=context), z, t
 
 
-@pytest.mark.parametrize(
-  ("kind", "length"), [("mdlm", 8), ("mdlm", 5), ("duo", 8), ("duo", 5), ("bd3lm", 16)]
-)
+@pytest.mark.parametrize(("kind", "length"), [("mdlm", 8), ("mdlm", 5), ("duo", 5), ("bd3lm", 16)])
 def test_logits_are_those_of_the_authors(kind, length):
   ours, _, _ = logits(kind, length)
   theirs = teacher(kind)[2][f"out_{length}"]
@@ -65,11 +63,10 @@ def test_logits_are_those_of_the_authors(kind, length):
     assert (ours[..., VOCAB - 1] < -1e8).all()  # a clean token is never the mask
 
 
-@pytest.mark.parametrize("length", [8, 5])
-def test_log_scores_of_sedd_are_those_of_the_denoiser(length):
+def test_log_scores_of_sedd_are_those_of_the_denoiser():
   """At a mask `s(y) = p(y) / expm1(sigma)`, but for a scale of theirs that does not sum to one."""
-  ours, z, t = logits("sedd", length)
-  theirs = teacher("sedd")[2][f"out_{length}"]
+  ours, z, t = logits("sedd", 8)
+  theirs = teacher("sedd")[2]["out_8"]
   log_score = ours - jnp.log(jnp.expm1(-jnp.log1p(-t)))[:, None, None] - np.log(VOCAB - 1)
   masked = z == VOCAB
   np.testing.assert_allclose(
