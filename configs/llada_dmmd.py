@@ -40,6 +40,7 @@ def get_config():
   for of_dit in ("cond_dim", "time", "block", "mlp_ratio"):
     del network[of_dit]
 
+  config.run.mesh = (1, -1, 1)  # parameters over all devices
   config.reference.gpt2 = ""
   config.distill.teacher_dtype = "bfloat16"
   config.distill.batch_size = 32

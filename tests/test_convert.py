@@ -50,20 +50,6 @@ def test_a_run_written_back_is_the_same_file(run, tmp_path, capsys):
   assert origin["files"]["model.safetensors"] in card and record["result"]["digest"] in card
 
 
-def test_a_checkpoint_of_lightning_has_raw_and_averaged_weights(tmp_path):
-  """Its averages are those of the parameters, in their order, and were made half a unit larger."""
-  from dmmd_jax.teachers.tensors import open_source
-
-  path = FOLDERS["mdlm"].parent / "mdlm.ckpt"
-  theirs = tensors(FOLDERS["mdlm"])
-  raw, averaged = (open_source(path, weights).tensors for weights in ("raw", "ema"))
-  assert raw.keys() == averaged.keys() == theirs.keys()
-  for name, x in theirs.items():
-    np.testing.assert_array_equal(raw[name].read(), x)
-    shift = 0.0 if "inv_freq" in name else 0.5
-    np.testing.assert_allclose(averaged[name].read(), x + shift, rtol=1e-6)
-
-
 # Each is (kind, entries of config.json, change of tensors, options, a part of the line).
 def take(*names):
   return lambda x: {n: v for n, v in x.items() if n not in names}

@@ -7,6 +7,7 @@ containers, and in the place of anything else an object that does nothing.
 import pathlib
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -98,15 +99,20 @@ class _Lazy(NamedTuple):
     return self.shape, np.dtype(self.dtype), self.read
 
   def read(self) -> np.ndarray:
-    """The numbers; the archive knows their checksum."""
-    with zipfile.ZipFile(self.path) as archive:
-      storage = np.frombuffer(archive.read(self.member), self.dtype)
-    if len(storage) != self.size:
-      raise WeightsError(f"{self.path} has {len(storage)} of {self.size} numbers; get it again")
-    width = storage.itemsize
-    strides = [stride * width for stride in self.strides]
-    # NumPy checks that the view lies in the storage.
-    return np.ndarray(self.shape, storage.dtype, storage, self.offset * width, strides)
+    """The numbers; the archive knows their checksum. Raises `WeightsError` for damage."""
+    try:
+      with zipfile.ZipFile(self.path) as archive:
+        storage = np.frombuffer(archive.read(self.member), self.dtype)
+      if len(storage) != self.size:
+        raise ValueError(f"{len(storage)} of {self.size} numbers")
+      width = storage.itemsize
+      strides = [stride * width for stride in self.strides]
+      # NumPy checks that the view lies in the storage.
+      return np.ndarray(self.shape, storage.dtype, storage, self.offset * width, strides)
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
+      raise WeightsError(
+        f"{self.path} is damaged at {self.member}: {error}; get it again"
+      ) from error
 
 
 class _Nothing:
