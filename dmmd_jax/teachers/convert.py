@@ -104,10 +104,16 @@ def load(config: ConfigDict, kind: Kind, source: Source, where: Any, mesh) -> An
   for entry in entries:
     shape = names.leaf(abstract, entry.path).shape
     part = names.part_reader(entry, source.tensors, shape, network.heads)
-    leaves[entry.path] = jax.make_array_from_callback(
-      shape, names.leaf(shardings, entry.path), _finite(entry, part, where)
-    )
+    sharding = names.leaf(shardings, entry.path)
+    leaves[entry.path] = _place(shape, sharding, _finite(entry, part, where))
   return names.nested(leaves)
+
+
+def _place(shape: tuple[int, ...], sharding: jax.sharding.Sharding, part) -> jax.Array:
+  """An array of the `part(index)` of each device, of which the host has one at a time."""
+  indices = sharding.addressable_devices_indices_map(shape)
+  shards = [jax.device_put(part(i), device).block_until_ready() for device, i in indices.items()]
+  return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def with_prefix(entry: names.Entry, prefix: str) -> names.Entry:

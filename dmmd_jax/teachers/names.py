@@ -131,7 +131,7 @@ def count_layers(names: Iterable[str], pattern: str) -> int:
 def part_reader(
   entry: Entry, tensors: dict[str, Tensor], shape: tuple[int, ...], heads: int
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
-  """`part(index)` of our parameter of `shape` in float32, for `jax.make_array_from_callback`.
+  """`part(index)` of our parameter of `shape`, what a device holds of it, in float32.
 
   It reads a tensor at a time, and those layers alone that `index` asks for.
   """
