@@ -6,10 +6,11 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file, save_file
 
-from dmmd_jax import convert
-from tests.teachers.made import FOLDERS, copy, tensors
+from dmmd_jax import convert, records
+from tests.teachers.made import FOLDERS, copy, loaded, tensors
 
 BLOCK = "backbone.blocks.0."
 QKV = f"{BLOCK}attn_qkv.weight"
@@ -48,6 +49,16 @@ def test_a_run_written_back_is_the_same_file(run, tmp_path, capsys):
   record = json.loads((run / "teacher" / "record.json").read_text())
   origin = record["depends"]["inputs"]["origin"]
   assert origin["files"]["model.safetensors"] in card and record["result"]["digest"] in card
+
+
+def test_a_converted_teacher_can_be_given_any_text_and_is_of_one_network(run):
+  config = loaded("mdlm")[0].copy_and_resolve_references()
+  config.dataset.update({"name": "textfile", "path": "elsewhere", "length": 64})
+  (teacher,) = records.find_sources(config, epath.Path(run), "distill").values()
+  assert teacher.identity["inputs"]["origin"]["kind"] == "mdlm" and teacher.step == 1
+  config.network.heads = 4
+  with pytest.raises(records.ConfigError, match=r"network\.heads: 2 -> 4"):
+    records.find_sources(config, epath.Path(run), "distill")
 
 
 # Each is (kind, entries of config.json, change of tensors, options, a part of the line).
