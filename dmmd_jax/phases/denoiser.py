@@ -124,8 +124,9 @@ class Denoiser:
     _, cache = self._features(params, x, clean, cache=cache, start=start)
     return cache
 
-  def empty_cache(self, batch_size: int) -> Cache:
-    return self.module.config.empty_cache(batch_size)
+  def empty_cache(self, batch_size: int) -> Cache | None:
+    """None for a network of one block, which remembers nothing."""
+    return self.module.config.empty_cache(batch_size) if self.num_blocks > 1 else None
 
   def noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
     """What a student draws from `key` beside `z`, before it is scaled."""

@@ -51,6 +51,10 @@ def test_a_prompt_is_seen_and_certain_whatever_has_become_of_it(answering):
   np.testing.assert_allclose(p[~is_given], expected[~is_given], rtol=1e-5)
 
 
+def test_a_network_without_blocks_remembers_nothing(answering):
+  assert answering[1].empty_cache(2) is None
+
+
 def test_losses_and_samples_are_of_answers_alone(answering):
   _, denoiser, params, batch = answering
   nats = teacher.negative_elbo(denoiser, params, batch.tokens, 0, 2, 4, batch.prompts)
