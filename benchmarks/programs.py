@@ -51,9 +51,10 @@ def dataset_of(config) -> Dataset:
     nothing = np.zeros((0, *c.shape), np.uint8)
     labels = np.full(1, _CLASSES - 1) if config.network.classes else None
     return Dataset(nothing, nothing, NUM_CATEGORIES, train_labels=labels, held_out_labels=labels)
-  if c.get("alphabet") == "gpt2":
+  if c.get("alphabet") in ("gpt2", "file"):
     nothing = np.zeros((0, c.length), np.int32)
-    return Dataset(nothing, nothing, _BYTE_PAIRS)
+    num = _BYTE_PAIRS if c.alphabet == "gpt2" else config.network.vocab_size
+    return Dataset(nothing, nothing, num)
   return build.outline(config) if "alphabet" in c else build.make_dataset(config)
 
 
@@ -191,9 +192,9 @@ def _vocabulary(dataset: Dataset) -> frozenset[int]:
 
 def _batch(config, dataset: Dataset, size: int, sharding=None) -> Batch:
   tokens = jax.ShapeDtypeStruct((size, *dataset.shape), jnp.int32, sharding=sharding)
-  if not config.network.classes:
-    return Batch(tokens)
-  return Batch(tokens, jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding))
+  of_example = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding)
+  labels = of_example if config.network.classes else None
+  return Batch(tokens, labels, of_example if config.dataset.name == "chats" else None)
 
 
 def sharded(init: Callable, mesh: jax.sharding.Mesh):

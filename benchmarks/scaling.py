@@ -42,6 +42,15 @@ DOCUMENTED = (
   (_OWT, "--topology=v5p:2x4x4", *_STEPS),
   (_OWT, "--topology=8xH100", *_STEPS),
   (_OWT, "--topology=v5p:2x4x4", *_STEPS, *_LARGE),
+  # Three networks of 8 billion parameters.
+  (
+    "--config=configs/llada_dmmd.py",
+    "--topology=v5p:4x4x4",
+    "--program=distill",
+    "--config.distill.updates=joint",
+    "--config.run.mesh=(-1,16,4)",
+    "--config.distill.batch_size=64",
+  ),
   # Minibatches of 256 texts.
   (
     _OWT,

@@ -20,6 +20,11 @@ COMMANDS = {
     "Trains, distils and evaluates, as a config says.",
     "--config=digits_dmmd",
   ),
+  "convert": Command(
+    "dmmd_jax.convert",
+    "Takes a teacher that others have trained into a run, or writes a model in their format.",
+    "~/mdlm-owt --workdir=runs/mdlm",
+  ),
   "runs": Command(
     "dmmd_jax.runs", "Lists runs: how far each of them is, and its best figures.", ""
   ),

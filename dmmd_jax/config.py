@@ -20,6 +20,7 @@ from dmmd_jax.config_file import (
   require,
   shown,
 )
+from dmmd_jax.config_network import check_network
 from dmmd_jax.fields import FIELDS, PHASES
 
 __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from here
@@ -27,7 +28,7 @@ __all__ = ["PHASES", "ConfigError", "apply_preset"]  # for others to have from h
 DATASETS = {"digits": (8, 8, 1), "coins": (2,), "mixture": (12,), "hmm": ()}  # shapes
 # Data whose distribution is known exactly; hmm has dataset.length tokens.
 _EXACT = ("coins", "mixture", "hmm")
-TEXTS = ("english", "textfile", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
+TEXTS = ("english", "textfile", "chats", "text8", "lm1b", "openwebtext")  # of dataset.length tokens
 # Any other name, where dataset.shape says what an image is like, is one of data/images.py.
 
 
@@ -50,7 +51,7 @@ def check(config: ConfigDict, given: Iterable[str] = ()) -> None:
   _check_phases(config.phases)
   _check_tensorboard(config)
   _check_profile(config.run.profile)
-  _check_network(config, example_shape(config))
+  check_network(config, example_shape(config), config.dataset.name not in (*TEXTS, *_EXACT))
   _check_evaluation(config)
   _check_distillation(config)
   check_devices(config)
@@ -74,20 +75,29 @@ def _check_dataset(config: ConfigDict) -> None:
     f"phases has 'reference', a model of text, and dataset.name is {shown(dataset.name)}",
   )
   require(
-    dataset.name not in ("npz", "folder", "textfile") or dataset.get("path"),
+    dataset.name not in ("npz", "folder", "textfile", "chats") or dataset.get("path"),
     f"dataset.name is {shown(dataset.name)} and dataset.path is ''; name the file or folder",
   )
   require(
     is_text or dataset.name in DATASETS or dataset.shape,
     "dataset.shape is (), and was not read from the files; expected (height, width, channels)",
   )
+  wraps = dataset.get("wrap", False)
+  require(
+    not wraps or dataset.get("alphabet") == "gpt2",
+    "dataset.wrap is True; only texts of byte pairs have <|endoftext|>: set it to False",
+  )
   if not is_text:
     return
-  byte_pairs = dataset.get("alphabet") == "gpt2"
   require(
-    not byte_pairs or dataset.get("tokenizer"),
-    "dataset.alphabet is 'gpt2' and dataset.tokenizer is ''; name a folder with vocab.json and"
-    " merges.txt",
+    dataset.name != "chats" or "chat" in dataset,
+    "dataset.name is 'chats', and there is no dataset.chat; start from configs/llada_dmmd.py",
+  )
+  byte_pairs, alphabet = dataset.get("alphabet") == "gpt2", dataset.get("alphabet")
+  require(
+    alphabet not in ("gpt2", "file") or dataset.get("tokenizer"),
+    f"dataset.alphabet is {shown(alphabet)} and dataset.tokenizer is ''; name a folder with"
+    " tokenizer.json, or vocab.json and merges.txt",
   )
   require(
     byte_pairs or not config.reference.get("gpt2"),
@@ -135,63 +145,6 @@ def _check_profile(steps: tuple[int, ...]) -> None:
   require(
     not steps or steps[0] <= steps[1],
     f"run.profile is {shown(steps)}; expected the first and the last step, in this order",
-  )
-
-
-def _check_network(config: ConfigDict, shape: tuple[int, ...]) -> None:
-  network = config.network
-  images = len(shape) == 3
-  require(
-    network.width % ((4 if images else 2) * network.heads) == 0,
-    f"network.width is {network.width}; expected a multiple of {4 if images else 2} times"
-    f" network.heads ({network.heads})",
-  )
-  labelled = config.dataset.name not in (*TEXTS, *_EXACT)
-  require(
-    not network.classes or labelled,
-    f"network.classes is True; {config.dataset.name} has no labels",
-  )
-  guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
-  require(
-    network.classes or not guided,
-    "guidance is above 0 with network.classes=False; only a network that knows classes is guided",
-  )
-  if network.name == "uvit":
-    _check_uvit(network, shape)
-  else:
-    _check_transformer(config, shape)
-
-
-def _check_uvit(network: ConfigDict, shape: tuple[int, ...]) -> None:
-  require(len(shape) == 3, f"network.name is 'uvit'; examples are {shape}, no images")
-  divisor = 2 ** len(network.channels)
-  require(
-    all(side % divisor == 0 for side in shape[:2]),
-    f"network.channels halves the image {len(network.channels)} times; expected sides"
-    f" {shape[0]} x {shape[1]} to be multiples of {divisor}: pad, crop or resize the images",
-  )
-
-
-def _check_transformer(config: ConfigDict, shape: tuple[int, ...]) -> None:
-  network, sides = config.network, shape[:2]
-  require(
-    network.patch and all(side % network.patch == 0 for side in sides),
-    f"network.patch is {network.patch}; expected a divisor of the sides"
-    f" {' x '.join(map(str, sides))} of {config.dataset.name}",
-  )
-  fits = len(shape) == 1 and network.block and shape[0] % network.block == 0
-  require(
-    network.block == 0 or (fits and network.block % network.patch == 0),
-    f"network.block is {network.block}; expected 0, or for sequences a divisor of their length"
-    f" ({shape[0]}) and a multiple of network.patch",
-  )
-  require(
-    network.conv == 0 or (network.conv % 2 == 1 and len(shape) == 1),
-    f"network.conv is {network.conv}; expected 0, or for sequences an odd number of tokens",
-  )
-  require(
-    not network.block or config.distill.teacher != "exact",
-    "distill.teacher is 'exact' with network.block; the exact teacher does not go block by block",
   )
 
 

@@ -9,7 +9,8 @@ import dataclasses
 
 from dmmd_jax.diffusion import registry as samplers
 from dmmd_jax.distillation import registry
-from dmmd_jax.rules import Choice, Flag, Items, Or, Real, Row, Rule, Text, Whole
+from dmmd_jax.fields_network import DTYPE, NETWORK
+from dmmd_jax.rules import Choice, Field, Flag, Items, Or, Real, Row, Text, Whole, section
 
 PHASES = ("teacher", "reference", "distill", "evaluate")
 
@@ -30,28 +31,11 @@ RENAMED = {
 _MOST_TIMES = 2**24
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
-  """A field's rule and meaning.
-
-  `kinds` are the networks, or kinds of data sets, that have it; without any every config has it.
-  """
-
-  rule: Rule
-  doc: str
-  kinds: tuple[str, ...] = ()
-
-
-def _section(section: str, /, **fields: Field) -> dict[str, Field]:
-  return {f"{section}.{name}": field for name, field in fields.items()}
-
-
 def _of(kind: str, fields: dict[str, Field]) -> dict[str, Field]:
   return {name: dataclasses.replace(field, kinds=(kind,)) for name, field in fields.items()}
 
 
 _SHAPE = Row(("height", "width", "channels"), (Whole(1, 2**12), Whole(1, 2**12), Choice((1, 3, 4))))
-_DTYPE = Choice(("float32", "bfloat16"))
 _NFE = Items(Whole(1, _MOST_TIMES), distinct=True)
 _TEMPERATURE = Real("[0.01, 100]")
 
@@ -85,7 +69,7 @@ FIELDS: dict[str, Field] = {
     'A name in `presets`, fields that are set together; "" is none; "auto" is the one whose name, a'
     " side in pixels, is nearest to the size of the images.",
   ),
-  **_section(
+  **section(
     "run",
     seed=Field(Whole(0, 2**32 - 4), "Of all random numbers; up to three above it are used, too."),
     log_every=Field(
@@ -106,40 +90,53 @@ FIELDS: dict[str, Field] = {
       Whole(0, 1024), "Processes that read and decode examples; 0 is a thread of the program's own."
     ),
   ),
-  **_section(
+  **section(
     "dataset",
     name=Field(
       Text(),
       "digits | coins | mixture | hmm; images: npz | folder (of PNGs) | stripes (made), or any of"
       " tensorflow-datasets with images of one size; texts: english (ships with Python) | textfile"
-      " (your own) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
+      " (your own) | chats (a JSONL file) | text8 | lm1b | openwebtext (of tensorflow-datasets).",
     ),
     shape=Field(
       Or(_SHAPE, (), "what the files say"), "Height, width, channels of an image.", ("images",)
     ),
     path=Field(
       Text(),
-      "npz and textfile: the file; folder and textfile: the folder; tensorflow-datasets: its"
+      "npz, textfile and chats: the file; folder and textfile: the folder; tensorflow-datasets: its"
       ' data_dir, "" for its own.',
       ("images", "texts"),
     ),
     flip=Field(Flag(), "Whether an image and its mirror image are equally likely.", ("images",)),
     alphabet=Field(
-      Choice(("text8", "printable", "gpt2")),
-      "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs).",
+      Choice(("text8", "printable", "gpt2", "file")),
+      "Tokens: text8 (a to z and space) | printable (ASCII) | gpt2 (its byte pairs) | file (of"
+      " another tokenizer.json).",
       ("texts",),
     ),
     length=Field(Whole(4, 2**20), "Tokens of one example.", ("texts", "hmm")),
+    wrap=Field(
+      Flag(),
+      "Whether every example begins and ends with <|endoftext|>, as those of MDLM and Duo do.",
+      ("optional",),
+    ),
     num_categories=Field(Whole(2, 1023), "How many tokens there are.", ("hmm",)),
     num_hidden=Field(Whole(1, 1024), "States of the hidden Markov model.", ("hmm",)),
     unknown=Field(
       Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
     ),
     tokenizer=Field(
-      Text(), "gpt2: a folder with tokenizer.json, or vocab.json and merges.txt.", ("texts",)
+      Text(),
+      "gpt2 and file: a folder with tokenizer.json, or vocab.json and merges.txt.",
+      ("texts",),
+    ),
+    chat=Field(
+      Choice(("llada", "dream", "plain")),
+      "chats: how messages become a text, as LLaDA's or Dream's tokenizer has it, or line by line.",
+      ("optional",),
     ),
   ),
-  **_section(
+  **section(
     "process",
     name=Field(
       Choice(("masked", "uniform", "marginal")),
@@ -148,67 +145,26 @@ FIELDS: dict[str, Field] = {
     schedule=Field(Choice(("linear", "cosine", "polynomial")), "alpha(t), the share kept at t."),
     schedule_power=Field(Real("(0, 100]"), "n of the polynomial schedule, alpha = 1 - t^n."),
   ),
-  **_section(
-    "network",
-    name=Field(Choice(("transformer", "uvit")), "uvit is for images; see configs/cifar_dmmd.py."),
-    width=Field(Whole(1, 2**16), "Features of a position of the transformer."),
-    depth=Field(Whole(1, 2**10), "Layers of the transformer."),
-    heads=Field(Whole(1, 2**10), "Heads of attention."),
-    mlp_ratio=Field(Whole(1, 64), "Hidden features of a layer's perceptron, in widths."),
-    embed_dim=Field(Whole(1, 2**16), "Features of one token before they are folded to a position."),
-    classes=Field(Flag(), "Whether to condition on the labels of the data set."),
-    dropout=Field(Real("[0, 1)"), "Of the teacher, in training; to the nearest 1/256."),
-    dtype=Field(_DTYPE, "Of the computation; parameters and losses are float32."),
-    remat=Field(
-      Choice(("none", "full", "narrow", "products")),
-      "What the backward pass computes again in place of storing it: none | full (all but the"
-      " layers' inputs) | narrow (all but those and products of the network's width) | products"
-      " (all but matrix products).",
-    ),
-    patch=Field(
-      Whole(),
-      "Images: p x p pixels are one position of the transformer; 0 is the common divisor of the"
-      " sides that is nearest to 4. Sequences: p tokens.",
-      ("transformer",),
-    ),
-    positions=Field(Choice(("rotary", "learned")), "How positions are told.", ("transformer",)),
-    conv=Field(
-      Whole(0, 2**8),
-      "Sequences: neighbours that a depthwise convolution mixes before attention; 0 is none.",
-      ("transformer",),
-    ),
-    block=Field(
-      Whole(),
-      "Sequences: tokens of a block, drawn together given the blocks before it; 0 is all of them.",
-      ("transformer",),
-    ),
-    channels=Field(
-      Items(Whole(1, 2**16)),
-      "Features at full resolution, at half of it, and so on; the transformer works at half the"
-      " last.",
-      ("uvit",),
-    ),
-    res_blocks=Field(Whole(1, 64), "Residual blocks per resolution and way.", ("uvit",)),
-  ),
-  **_section(
+  **NETWORK,
+  **section(
     "teacher",
     **_TRAINING,
     loss=Field(Choice(("bound", "cross_entropy")), "bound is the negative ELBO."),
     num_timesteps=Field(Whole(0, _MOST_TIMES), "T of a discrete-time chain; 0 is continuous time."),
     label_dropout=Field(Real("[0, 1)"), "Share of labels left out, which guidance needs."),
   ),
-  **_section("teacher.optimizer", **_OPTIMIZER),
+  **section("teacher.optimizer", **_OPTIMIZER),
   **_of(
     "texts",
-    _section(
+    section(
       "reference",
       **_TRAINING,
       workdir=Field(Text(), 'Take the model from another run; "" is this one.'),
       gpt2=Field(Text(), "Take GPT-2 from a folder with its config.json and model.safetensors."),
     )
-    | _section("reference.optimizer", **_OPTIMIZER),
+    | section("reference.optimizer", **_OPTIMIZER),
   ),
-  **_section(
+  **section(
     "distill",
     **_TRAINING,
     method=Field(
@@ -237,7 +193,7 @@ FIELDS: dict[str, Field] = {
       " all, which loses modes; both grow from zero, the first with the square of this scale.",
     ),
     student_nfe=Field(Whole(1, _MOST_TIMES), "k, the sampling steps that the student is made for."),
-    teacher_dtype=Field(_DTYPE, "Of the frozen parameters; bfloat16 takes half the memory."),
+    teacher_dtype=Field(DTYPE, "Of the frozen parameters; bfloat16 takes half the memory."),
     guidance=Field(
       Real("[0, 100]"), "w of classifier-free guidance; above 0 the teacher is evaluated twice."
     ),
@@ -248,9 +204,9 @@ FIELDS: dict[str, Field] = {
     top_p_penalty=Field(Real("(0, 100]"), "Nats that excluded tokens lose (the paper's Delta)."),
     from_prior=Field(Flag(), "Whether t = 1 always, the one-step setting of DiMO."),
   ),
-  **_section("distill.student_optimizer", **_OPTIMIZER),
-  **_section("distill.auxiliary_optimizer", **_OPTIMIZER),
-  **_section(
+  **section("distill.student_optimizer", **_OPTIMIZER),
+  **section("distill.auxiliary_optimizer", **_OPTIMIZER),
+  **section(
     "evaluate",
     teacher_nfe=Field(
       _NFE, "Numbers of steps in which the teacher samples; under guidance each is two evaluations."

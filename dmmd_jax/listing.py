@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from dmmd_jax import config_file, config_search
-from dmmd_jax.fields import Field
+from dmmd_jax.rules import Field
 from dmmd_jax.settings import everything as all_fields
 
 _WIDTH = 100

@@ -241,10 +241,7 @@ def finish(folder: epath.Path, now: dict[str, Any], result: dict[str, Any], devi
 
 
 def read_begun(folder: epath.Path) -> dict[str, Any] | None:
-  """What the phase in `folder` was begun with; None where it was not.
-
-  Raises `ConfigError` where that file is damaged.
-  """
+  """What a phase was begun with, None where it was not; raises `ConfigError` for damage."""
   path = folder / "config.json"
   if not path.exists():
     return None
@@ -263,7 +260,9 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:
   """A model's own record decides what it is; a config that says otherwise is refused."""
-  theirs, ours = (nested.select(c, _DEFINES[name], _FREE) for c in (source.config, config))
+  # All but the first, `dataset`, of a teacher that was converted: it can be given any text.
+  defines = _DEFINES[name]["origin" in source.identity["inputs"] :]
+  theirs, ours = (nested.select(c, defines, _FREE) for c in (source.config, config))
   changed = nested.differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
   if changed:
     raise ConfigError(

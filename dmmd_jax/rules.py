@@ -195,3 +195,19 @@ class Or:
 def setting(default: object, rule: Rule, doc: str) -> Any:
   """A field of a dataclass of settings, with what it may be and what it means."""
   return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field's rule and meaning.
+
+  `kinds` are the networks, or kinds of data sets, that have it; without any every config has it.
+  """
+
+  rule: Rule
+  doc: str
+  kinds: tuple[str, ...] = ()
+
+
+def section(section: str, /, **fields: Field) -> dict[str, Field]:
+  return {f"{section}.{name}": field for name, field in fields.items()}

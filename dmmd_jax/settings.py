@@ -4,7 +4,8 @@ import dataclasses
 
 from dmmd_jax.diffusion import registry as samplers
 from dmmd_jax.distillation import registry as methods
-from dmmd_jax.fields import FIELDS, Field
+from dmmd_jax.fields import FIELDS
+from dmmd_jax.rules import Field
 
 # Where sections of settings stand, and whose they are.
 _OWNERS = {"distill": methods, "evaluate": samplers}

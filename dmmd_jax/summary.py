@@ -59,7 +59,8 @@ def table(results: dict) -> list[str]:
         lines += [_line(f"  {model}", texts, first, width)] if any(texts) else []
   for name, (bits, _) in results["bits_per_token"].items():
     split = results["split"].replace("_", "-")
-    lines.append(f"{name}: {bits:.3f} bits per token of the {split} split")
+    perplexity = _short(2.0**bits)
+    lines.append(f"{name}: {bits:.3f} bits per token of the {split} split, perplexity {perplexity}")
   for name, made in results["inputs"].items():
     if not made.get("finished", True):
       lines.append(f"The {name} is not finished: measured at step {made['step']}")

@@ -57,7 +57,10 @@ def test_examples_fit_their_commands_which_go_by_the_name_they_were_called_by(tm
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("smaple", "no command 'smaple'; expected one of train, runs, compare, sample, metrics, mmd;"),
+    (
+      "smaple",
+      "no command 'smaple'; expected one of train, convert, runs, compare, sample, metrics, mmd;",
+    ),
     ("smaple", "did you mean sample?"),
     ("--config=x", "no command '--config=x'; expected one of train"),
   ],

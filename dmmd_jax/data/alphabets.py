@@ -94,7 +94,8 @@ class BytePairs:
   def encode_all(self, texts: list[str]) -> list[np.ndarray]:
     """Tokens of many texts, on all cores."""
     dtype = np.uint16 if self.num_categories <= 1 << 16 else np.uint32
-    return [np.array(encoded.ids, dtype) for encoded in self._tokenizer.encode_batch(texts)]
+    encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [np.array(one.ids, dtype) for one in encoded]
 
   def decode(self, tokens: np.ndarray) -> str:
     """The text of tokens `[n]`; a token outside the vocabulary, such as a mask, is `·`."""
@@ -110,11 +111,11 @@ class BytePairs:
 
 
 def make_tokenizer(alphabet: str, unknown: str, tokenizer_path: str) -> Alphabet | BytePairs:
-  """The tokenizer named in a config: `text8`, `printable` or `gpt2`."""
-  if alphabet == "gpt2":
+  """The tokenizer named in a config: `text8`, `printable`, or `gpt2` and `file`, of a folder."""
+  if alphabet in ("gpt2", "file"):
     if not tokenizer_path:
       raise TextError(f"dataset.tokenizer is ''; {_EXPECTED}")
-    tokenizer = BytePairs(str(expand(tokenizer_path)))
+    tokenizer = BytePairs(str(expand(tokenizer_path)), alphabet)
     _ = tokenizer.num_categories  # a missing file is an error now
     return tokenizer
   return dataclasses.replace({"text8": TEXT8, "printable": PRINTABLE}[alphabet], unknown=unknown)

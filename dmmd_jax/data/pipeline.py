@@ -22,7 +22,8 @@ class Dataset:
 
   `train` and its labels may be anything with a length, a shape and an index. Where there is a third
   split, `validation`, it is to choose settings by. `labels` are class labels int `[N]`, or None.
-  Examples may be stored in any order, such as class by class. `joint` is the exact distribution of
+  Examples may be stored in any order, such as class by class. The first `prompts` int `[N]` tokens
+  of an example are given, or none where that is None. `joint` is the exact distribution of
   synthetic data (`toy.Mixture`), or None. `tokenizer` decodes text. `flip` says that an image and
   its mirror image are equally likely.
   """
@@ -37,6 +38,9 @@ class Dataset:
   validation_labels: np.ndarray | None = None
   tokenizer: object | None = None
   flip: bool = False
+  train_prompts: np.ndarray | None = None
+  held_out_prompts: np.ndarray | None = None
+  validation_prompts: np.ndarray | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -59,8 +63,10 @@ class Dataset:
     """Tells other data from these: a digest of the sizes of all splits and of a part of each."""
     total = hashlib.sha256(f"{self.shape} {self.num_categories} {self.flip}".encode())
     for name in ("train", "validation", "held_out"):
-      rows, labels = getattr(self, name), getattr(self, f"{name}_labels")
-      for values in (rows, labels):
+      of_split = [getattr(self, name), getattr(self, f"{name}_labels")]
+      if self.train_prompts is not None:
+        of_split.append(getattr(self, f"{name}_prompts"))
+      for values in of_split:
         total.update(b"none" if values is None else f"{len(values)}".encode())
         if values is not None:
           total.update(random_rows(values, _FINGERPRINTED).astype("<i8").tobytes())
@@ -78,10 +84,11 @@ def random_rows(rows, num: int) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-  """Tokens int32 `[B, *shape]` and their labels int32 `[B]`, None where the data set has none."""
+  """Tokens int32 `[B, *shape]`, and their labels and lengths of prompts int32 `[B]`, if any."""
 
   tokens: np.ndarray
   labels: np.ndarray | None = None
+  prompts: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +127,8 @@ class _Examples:
 
   def __init__(self, batches: Batches, rows: np.ndarray):
     data = batches.dataset
-    self._tokens, self._labels, self._flip = data.train, data.train_labels, data.flip
+    self._tokens, self._flip = data.train, data.flip
+    self._labels, self._prompts = data.train_labels, data.train_prompts
     self._size, self._seed, self._rows = batches.size, batches.seed, rows
     indices = grain.MapDataset.range(len(data.train))
     self._order = indices.seed(batches.seed).shuffle().repeat()
@@ -135,4 +143,5 @@ class _Examples:
     tokens = np.asarray(self._tokens[index]).astype(np.int32)
     if self._flip and np.random.default_rng((self._seed, place)).random() < 0.5:
       tokens = tokens[:, ::-1]
-    return Batch(tokens, None if self._labels is None else np.int32(self._labels[index]))
+    beside = (None if x is None else np.int32(x[index]) for x in (self._labels, self._prompts))
+    return Batch(tokens, *beside)

@@ -1,6 +1,7 @@
 """Text that needs no download: English prose that ships with Python, and the user's own files."""
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -21,16 +22,18 @@ _LONGEST = 2000
 _NOT_PROSE = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data"}
 
 
-def load_english(tokenizer: Alphabet | BytePairs, length: int) -> Dataset:
+def load_english(tokenizer: Alphabet | BytePairs, length: int, wrap: bool = False) -> Dataset:
   """The documentation of Python itself: about 1.3 million characters of English prose.
 
   From `pydoc_data.topics` and the docstrings of the standard library, so the same for everyone with
   the same Python version. Paragraphs of prose only, each once; split by paragraph, 8 : 1 : 1.
   """
-  return make_dataset(_english_paragraphs(), tokenizer, length, "english")
+  return make_dataset(_english_paragraphs(), tokenizer, length, "english", wrap)
 
 
-def load_files(path: str, tokenizer: Alphabet | BytePairs, length: int) -> Dataset:
+def load_files(
+  path: str, tokenizer: Alphabet | BytePairs, length: int, wrap: bool = False
+) -> Dataset:
   """A text file, or all files of a folder and those below it; split by paragraph, 8 : 1 : 1.
 
   Raises `TextError` where there is no text, or not enough.
@@ -41,7 +44,7 @@ def load_files(path: str, tokenizer: Alphabet | BytePairs, length: int) -> Datas
   paragraphs = []
   for file in text_files(root):
     paragraphs += re.split(r"\n\s*\n", read(file))
-  return make_dataset(paragraphs, tokenizer, length, str(root))
+  return make_dataset(paragraphs, tokenizer, length, str(root), wrap)
 
 
 def text_files(root: pathlib.Path) -> list[pathlib.Path]:
@@ -58,7 +61,11 @@ def text_files(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def make_dataset(
-  paragraphs: Iterable[str], tokenizer: Alphabet | BytePairs, length: int, name: str
+  paragraphs: Iterable[str],
+  tokenizer: Alphabet | BytePairs,
+  length: int,
+  name: str,
+  wrap: bool = False,
 ) -> Dataset:
   """Splits paragraphs by their hash and packs each split into sequences of `length` tokens.
 
@@ -74,14 +81,19 @@ def make_dataset(
     stream = streams[split] = tokenizer.encode(tokenizer.separator.join(pieces))
     digest = hashlib.sha256(stream.tobytes()).hexdigest()[:16]
     print(f"{name} {split}: {len(stream)} tokens, sha256 {digest}")
-  return from_streams(streams, tokenizer, length, name)
+  return from_streams(streams, tokenizer, length, name, wrap)
 
 
 def from_streams(
-  streams: dict[str, np.ndarray], tokenizer: Alphabet | BytePairs, length: int, name: str
+  streams: dict[str, np.ndarray],
+  tokenizer: Alphabet | BytePairs,
+  length: int,
+  name: str,
+  wrap: bool = False,
 ) -> Dataset:
   """A data set of the token streams `[n]` of train, validation and test.
 
+  With `wrap` every sequence has `length - 2` of them between two separators.
   Raises `TextError` where a stream is too short for two sequences.
   """
   for split, stream in streams.items():
@@ -91,18 +103,43 @@ def from_streams(
         f" {2 * length}, twice dataset.length"
       )
 
+  inner = length - 2 if wrap else length
+
   def cut(stream):
     """In an order of its own: minibatches of neighbours would share their subject."""
-    sequences = stream[: len(stream) // length * length].reshape(-1, length)
-    return sequences[np.random.default_rng(0).permutation(len(sequences))]
+    sequences = stream[: len(stream) // inner * inner].reshape(-1, inner)
+    sequences = sequences[np.random.default_rng(0).permutation(len(sequences))]
+    return np.pad(sequences, ((0, 0), (1, 1)), constant_values=ends) if wrap else sequences
 
+  ends = int(tokenizer.encode(tokenizer.separator)[0]) if wrap else None
+  train = np.lib.stride_tricks.sliding_window_view(streams["train"], inner)
   return Dataset(
-    train=np.lib.stride_tricks.sliding_window_view(streams["train"], length),
+    train=Wrapped(train, ends) if wrap else train,
     validation=cut(streams["validation"]),
     held_out=cut(streams["test"]),
     num_categories=tokenizer.num_categories,
     tokenizer=tokenizer,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapped:
+  """Rows `[n, D]` with a token before and after each, `[n, D + 2]`, made when they are read."""
+
+  rows: np.ndarray
+  token: int
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    return len(self.rows), self.rows.shape[1] + 2
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int | np.ndarray | slice) -> np.ndarray:
+    found = self.rows[index]
+    ends = [(0, 0)] * (found.ndim - 1) + [(1, 1)]
+    return np.pad(found, ends, constant_values=self.token)
 
 
 @functools.cache

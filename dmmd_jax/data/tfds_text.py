@@ -32,7 +32,9 @@ _VERSION = "1.0.0"  # of what is prepared here
 _WHOLE_DOCUMENT_SPLITS = {"train": 0.90, "validation": 0.95, "test": 1.0}
 
 
-def load(name: str, data_dir: str, tokenizer: Alphabet | BytePairs, length: int) -> Dataset:
+def load(
+  name: str, data_dir: str, tokenizer: Alphabet | BytePairs, length: int, wrap: bool = False
+) -> Dataset:
   """The corpus `name` below `data_dir` ("" is where tfds puts it), packed to `length` tokens.
 
   Raises `TextError` where it has not been prepared, or cannot be read.
@@ -68,7 +70,7 @@ def load(name: str, data_dir: str, tokenizer: Alphabet | BytePairs, length: int)
       f"cannot read {name} in {builder.data_dir}: {error}; it needs whole files with random access"
       f" (array_record) and a folder that can be written to; tokens in {folder} may be removed"
     ) from error
-  return text.from_streams(streams, tokenizer, length, name)
+  return text.from_streams(streams, tokenizer, length, name, wrap)
 
 
 def prepare(name: str, texts: str, data_dir: str) -> None:

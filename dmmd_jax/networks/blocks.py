@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from dmmd_jax.networks import layers
@@ -23,24 +24,38 @@ class Cache(NamedTuple):
     zeros = jnp.zeros((c.depth, batch_size, c.heads, c.width // c.heads, positions), c.dtype)
     return cls(zeros, zeros)
 
+  def append(self, keys: jax.Array, values: jax.Array, first: jax.Array | int) -> "Cache":
+    """That of one layer, `[B, heads, features, positions]`, with more from place `first` on."""
+    return Cache(
+      jax.lax.dynamic_update_slice_in_dim(self.keys, keys, first, 3),
+      jax.lax.dynamic_update_slice_in_dim(self.values, values, first, 3),
+    )
+
 
 def scan_blocks(c: NetworkConfig, training: bool, name: str, block: int = 0, conv: int = 0):
-  """Transformer blocks under one `lax.scan`: `(h, time, angles, mask, cache, first) -> (h, cache)`.
+  """Transformer blocks under one `lax.scan`, as `scan_layers` has them.
 
-  `h` `[B, positions, width]`; `time` `[B, T, width]` for `T` evenly shared times; `angles` of
-  rotary positions or None; `mask` bool `[queries, keys]` or None, as `attend` has it;
-  `first` is the place of the first position in the cache. Before attention `conv` neighbours are
-  mixed, within blocks of `block` positions.
+  Before attention `conv` neighbours are mixed, within blocks of `block` positions.
+  """
+  return scan_layers(TransformerBlock, c, training, block, conv, name=name)
+
+
+def scan_layers(layer: type[nn.Module], c: NetworkConfig, *settings: Any, name: str) -> nn.Module:
+  """Layers under one `lax.scan`: `(h, time, angles, mask, cache, first) -> (h, cache)`.
+
+  `h` `[B, positions, width]`; `time` `[B, T, width]` for `T` evenly shared times, or None; `angles`
+  of rotary positions or None; `mask` bool `[queries, keys]` or None, as `attend` has it; `first` is
+  the place of the first position in the cache. `layer` is made of `c` and the `settings`.
   """
   blocks = nn.scan(
-    layers.remat(TransformerBlock, c.remat, in_loop=True),
+    layers.remat(layer, c.remat, in_loop=True),
     variable_axes={"params": 0},
     split_rngs={"params": True, "dropout": True},
     in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast),
     length=c.depth,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
-  return blocks(c, training, block, conv, name=name)
+  return blocks(c, *settings, name=name)
 
 
 class TransformerBlock(nn.Module):
@@ -66,11 +81,9 @@ class TransformerBlock(nn.Module):
       for x, name in ((q, "q_norm"), (k, "k_norm"))
     )
     if angles is not None:
-      q, k = _rotate(q, *angles), _rotate(k, *angles)
+      q, k = rotate(q, *angles), rotate(k, *angles)
     if cache is not None:
-      k = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, first, 3)
-      v = jax.lax.dynamic_update_slice_in_dim(cache.values, v, first, 3)
-      cache = Cache(k, v)
+      k, v = cache = cache.append(k, v, first)
     attended = FromHeads(c.width, c.dtype, name="attended")(attend(q, k, v, mask))
     attended = checkpoint_name(attended, "narrow")
     h += per_position(gate1, length) * self._drop(attended)
@@ -109,6 +122,7 @@ class ToHeads(nn.Module):
 
   heads: int
   dtype: Any
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -119,10 +133,12 @@ class ToHeads(nn.Module):
       layers.partitioned(nn.initializers.xavier_uniform(), "embed", "heads"),
       (width, 3 * width),
     )
-    bias = self.param("bias", layers.partitioned(nn.initializers.zeros, "heads"), (2 * width,))
     kernel = kernel.astype(self.dtype).reshape(width, self.heads, 3, features)
-    bias = bias.astype(self.dtype).reshape(self.heads, 2, features, 1)
     q, k, v = (jnp.einsum("bld,dhf->bhfl", h, kernel[:, :, i]) for i in range(3))
+    if not self.use_bias:
+      return q, k, v
+    bias = self.param("bias", layers.partitioned(nn.initializers.zeros, "heads"), (2 * width,))
+    bias = bias.astype(self.dtype).reshape(self.heads, 2, features, 1)
     return q + bias[:, 0], k + bias[:, 1], v
 
 
@@ -131,6 +147,7 @@ class FromHeads(nn.Module):
 
   width: int
   dtype: Any
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, attended: jax.Array) -> jax.Array:
@@ -140,21 +157,56 @@ class FromHeads(nn.Module):
       layers.partitioned(nn.initializers.xavier_uniform(), "heads", "embed"),
       (heads * features, self.width),
     )
-    bias = self.param("bias", layers.partitioned(nn.initializers.zeros, "embed"), (self.width,))
     kernel = kernel.astype(self.dtype).reshape(heads, features, self.width)
-    return jnp.einsum("blhf,hfd->bld", attended, kernel) + bias.astype(self.dtype)
+    h = jnp.einsum("blhf,hfd->bld", attended, kernel)
+    if not self.use_bias:
+      return h
+    bias = self.param("bias", layers.partitioned(nn.initializers.zeros, "embed"), (self.width,))
+    return h + bias.astype(self.dtype)
 
 
-def rotary_angles(grid: tuple[int, ...], head_dim: int, dtype) -> tuple[jax.Array, jax.Array]:
+def rotary_angles(
+  grid: tuple[int, ...], head_dim: int, dtype, base: float = 10_000.0
+) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines `[head_dim/2, positions]`; an image's axes share the frequencies."""
   per_axis = head_dim // 2 // len(grid)
-  frequencies = 1.0 / 10000.0 ** (jnp.arange(per_axis) / per_axis)
+  frequencies = 1.0 / base ** (jnp.arange(per_axis) / per_axis)
   coordinates = jnp.meshgrid(*(jnp.arange(n) for n in grid), indexing="ij")
   angles = jnp.concatenate([frequencies[:, None] * x.reshape(1, -1) for x in coordinates])
   return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
 
 
-def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Rotates pairs of features of `x` `[B, heads, head_dim, positions]`."""
   a, b = jnp.split(x, 2, 2)
   return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], 2)
+
+
+def attention_mask(
+  length: int, total: int, block: int, first: jax.Array | int, with_context: bool, cached: bool
+) -> np.ndarray | jax.Array | None:
+  """Which of `length` positions see which, bool `[queries, keys]`; None where all see all.
+
+  Blocks of `block` positions see themselves and those before; with a context, the clean blocks
+  before, which follow `length` noisy positions (BD3-LM, arXiv 2503.09573). Those of a cache of
+  `total` positions, of which `first` were known, see all that are known then.
+  """
+  if cached:
+    return jnp.broadcast_to(jnp.arange(total) < first + length, (length, total))
+  place = np.arange(length) // block
+  earlier, same = place[:, None] > place, place[:, None] == place
+  if with_context:
+    return np.block([[same, earlier], [np.zeros_like(same), earlier | same]])
+  return earlier | same if block < length else None
+
+
+def block_times(t: jax.Array, step: int, num_blocks: int, with_context: bool) -> jax.Array:
+  """Times `[B]`, or `[B, D]` of which every `step` are equal, as `[B, T]`, often just one.
+
+  Those of a context, which is clean, are 0, for as many of its blocks.
+  """
+  t = t[:, None] if t.ndim == 1 else t[:, ::step]
+  if with_context:
+    t = jnp.broadcast_to(t, (t.shape[0], num_blocks))
+    t = jnp.concatenate([t, jnp.zeros_like(t)], 1)
+  return t

@@ -67,14 +67,15 @@ def dense(features: int, axes: tuple, dtype, zero: bool = False, name: str | Non
   return lambda h: apply_flat(layer, h)
 
 
-def logits(features: int, dtype) -> nn.Dense:
+def logits(features: int, dtype, use_bias: bool = True) -> nn.Dense:
   """A module for `apply_flat`: the head of a network, zero at first.
 
   Its products are float32 from the start; to round them to bfloat16 would cost precision, and
   passes over the largest arrays.
   """
   in_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
-  return affine(features, ("embed", "vocab"), dtype, zero=True, dot_general=in_float32)
+  settings = {"dot_general": in_float32, "use_bias": use_bias}
+  return affine(features, ("embed", "vocab"), dtype, zero=True, **settings)
 
 
 def without_unused(logits: jax.Array, c: NetworkConfig) -> jax.Array:

@@ -9,7 +9,6 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dmmd_jax.networks import blocks, layers
 from dmmd_jax.networks.blocks import Cache
@@ -108,12 +107,14 @@ class Transformer(nn.Module):
         self._fold(noise.astype(c.dtype))
       )
     length = h.shape[1]
-    mask = _attention_mask(c, length, first, context is not None, cache is not None)
+    with_context = context is not None
+    mask = blocks.attention_mask(
+      length, c.num_patches, c.block_patches, first, with_context, cache is not None
+    )
     if context is not None:
       h = jnp.concatenate([h, embed(context)], 1)
-    time = layers.time_embedding(
-      self._block_times(t, length, context is not None), c.width, c.dtype
-    )
+    t = blocks.block_times(t, c.block or c.patch, length // c.block_patches, with_context)
+    time = layers.time_embedding(t, c.width, c.dtype)
     time = layers.condition(time, labels, c.num_classes)
     place = first + jnp.arange(length)
     place = jnp.concatenate([place, place]) if context is not None else place
@@ -152,15 +153,6 @@ class Transformer(nn.Module):
 
     return embed
 
-  def _block_times(self, t: jax.Array, length: int, with_context: bool) -> jax.Array:
-    """`[B, T]` where `T` times are shared evenly by the positions, often just one."""
-    c = self.config
-    t = t[:, None] if t.ndim == 1 else t[:, :: c.block or c.patch]
-    if with_context:  # which is clean: t = 0
-      t = jnp.broadcast_to(t, (t.shape[0], length // c.block_patches))
-      t = jnp.concatenate([t, jnp.zeros_like(t)], 1)
-    return t
-
   def _fold(self, h: jax.Array) -> jax.Array:
     """`[B, H, W, F]` or `[B, D, F]` to patches `[B, patches, p*p*F]` or `[B, patches, p*F]`."""
     p, grid = self.config.patch, self.config.grid
@@ -168,16 +160,3 @@ class Transformer(nn.Module):
     if len(grid) == 1:
       return h.reshape(b, -1, p * f)
     return layers.fold(h, p).reshape(b, -1, p * p * f)
-
-
-def _attention_mask(
-  c: TransformerConfig, length: int, first: jax.Array | int, with_context: bool, cached: bool
-) -> np.ndarray | jax.Array | None:
-  """Which positions see which, bool `[queries, keys]`; None where all see all."""
-  if cached:
-    return jnp.broadcast_to(jnp.arange(c.num_patches) < first + length, (length, c.num_patches))
-  block = np.arange(length) // c.block_patches
-  earlier, same = block[:, None] > block, block[:, None] == block
-  if with_context:
-    return np.block([[same, earlier], [np.zeros_like(same), earlier | same]])
-  return earlier | same if c.block_patches < length else None

@@ -18,7 +18,8 @@ class WeightsError(Exception):
 # A legacy file starts with it.
 _MAGIC = 0x1950A86A20F9469CFC6C
 
-_STORAGES = {
+# Types of storages, and what NumPy calls the type of their numbers.
+STORAGES = {
   "torch.DoubleStorage": "<f8",
   "torch.FloatStorage": "<f4",
   "torch.HalfStorage": "<f2",
@@ -120,13 +121,13 @@ class _Unpickler(pickle.Unpickler):
 
   def find_class(self, module: str, name: str) -> Any:
     full_name = f"{module}.{name}"
-    if full_name not in _ALLOWED:
+    if full_name not in ALLOWED:
       raise pickle.UnpicklingError(f"it asks for {full_name}")
-    return _ALLOWED[full_name]
+    return ALLOWED[full_name]
 
   def persistent_load(self, pid: tuple) -> np.ndarray:
     kind, dtype, key, _, size, *view = pid
-    if kind != "storage" or dtype not in _STORAGES.values() or any(view):
+    if kind != "storage" or dtype not in STORAGES.values() or any(view):
       raise pickle.UnpicklingError(f"it asks for a {kind} of {dtype}")
     if key not in self.storages:
       self.storages[key] = np.empty((size,), dtype)
@@ -141,10 +142,10 @@ def _tensor(storage, offset, shape, strides, *_) -> np.ndarray:
 
 
 # Types of storages are given as text, which a pickle can neither call nor change.
-_ALLOWED = {
+ALLOWED = {
   "collections.OrderedDict": collections.OrderedDict,
   "torch._utils._rebuild_tensor": _tensor,
   "torch._utils._rebuild_tensor_v2": _tensor,
   "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-  **_STORAGES,
+  **STORAGES,
 }

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import checkpoints, parallel
-from dmmd_jax.data import alphabets, digits, hmm, images, text, tfds_text, toy
+from dmmd_jax.data import alphabets, chats, digits, hmm, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, registry, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
 from dmmd_jax.diffusion.samplers import grids
 from dmmd_jax.digest import digest
-from dmmd_jax.networks import noise, transformer, uvit
+from dmmd_jax.networks import dit, llama, noise, transformer, uvit
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.records import Source
 
@@ -26,6 +26,27 @@ _COUNTED = 1_000_000
 
 def make_dataset(config) -> Dataset:
   """Raises `TextError` or `ImageError` for data, or a tokenizer, that cannot be had."""
+  dataset = _load_dataset(config)
+  if "vocab_size" in config.network:
+    _check_tokens(config.network, dataset.num_categories)
+  return dataset
+
+
+def _check_tokens(network, num_categories: int) -> None:
+  """The table has a row for each token, and none of them is that of the mask.
+
+  But for networks like LLaDA's, whose tokenizers have the mask for a token.
+  """
+  is_mask = network.name != "llama" and 0 <= network.mask_token < num_categories
+  if num_categories > network.vocab_size or is_mask:
+    raise alphabets.TextError(
+      f"the tokenizer has {num_categories} tokens, and network.vocab_size is {network.vocab_size}"
+      f" with network.mask_token {network.mask_token}; name that of the teacher in"
+      " dataset.tokenizer"
+    )
+
+
+def _load_dataset(config) -> Dataset:
   c = config.dataset
   if c.name == "digits":
     return digits.load()
@@ -64,12 +85,15 @@ def make_texts(config) -> Dataset:
   """Raises `TextError` for text, or a tokenizer, that cannot be had."""
   c = config.dataset
   tokenizer = make_tokenizer(config)
+  how = tokenizer, c.length, c.get("wrap", False)
   if c.name == "english":
-    dataset = text.load_english(tokenizer, c.length)
+    dataset = text.load_english(*how)
   elif c.name == "textfile":
-    dataset = text.load_files(c.path, tokenizer, c.length)
+    dataset = text.load_files(c.path, *how)
+  elif c.name == "chats":
+    dataset = chats.load(c.path, tokenizer, c.length, c.chat)
   else:
-    dataset = tfds_text.load(c.name, c.path, tokenizer, c.length)
+    dataset = tfds_text.load(c.name, c.path, *how)
   shortest = min(len(dataset.validation), len(dataset.held_out))
   if "evaluate" in config.get("phases", ()) and shortest < config.evaluate.sample_batch_size:
     raise alphabets.TextError(
@@ -100,7 +124,8 @@ def make_process(config, dataset: Dataset) -> processes.Process:
   """The process of a config; a large vocabulary has categories that never occur at its end.
 
   They make their number a multiple of 128, for which a TPU has the better layouts, and which axes
-  of a mesh divide. A process that can go to any category has none.
+  of a mesh divide. A process that can go to any category has none but those of its network, such
+  as Duo's [PAD].
   """
   schedule = {
     "linear": schedules.Linear(),
@@ -115,9 +140,9 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     return processes.Marginal(
       dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
     )
+  num = config.network.get("vocab_size", dataset.num_categories)
   if config.process.name == "uniform":
-    return processes.Uniform(dataset.num_categories, schedule)
-  num = dataset.num_categories
+    return processes.Uniform(num, schedule)
   return processes.Masked(num if num < LARGE else -(-num // LANES) * LANES, schedule)
 
 
@@ -129,15 +154,21 @@ def make_network(
   network, network_config = {
     "transformer": (transformer.Transformer, transformer.TransformerConfig),
     "uvit": (uvit.UViT, uvit.UViTConfig),
+    "dit": (dit.DiT, dit.DiTConfig),
+    "llama": (llama.Llama, llama.LlamaConfig),
   }[sizes.pop("name")]
+  num_classes = dataset.num_classes if sizes.pop("classes") else 0
+  # A reference model may be another network than the config's, and has no use for all of its sizes.
+  known = {field.name for field in dataclasses.fields(network_config)}
   return network(
     network_config(
       shape=dataset.shape,
       num_states=num_states,
       num_categories=dataset.num_categories + num_unused,
       num_unused=num_unused,
-      num_classes=dataset.num_classes if sizes.pop("classes") else 0,
-      **sizes | {"dtype": jnp.dtype(sizes["dtype"])},
+      num_classes=num_classes,
+      **{n: value for n, value in sizes.items() if n in known}
+      | {"dtype": jnp.dtype(sizes["dtype"])},
     )
   )
 
@@ -209,11 +240,12 @@ def make_sampler(
   top_p: float = 1.0,
   draw: Callable[..., samplers.Samples] = samplers.ancestral_sample,
 ) -> Callable[..., samplers.Samples]:
-  """`sample(params, key, shape, nfe, labels=None, with_path=False)` of a denoiser.
+  """`sample(params, key, shape, nfe, labels=None, with_path=False, batch=None)` of a denoiser.
 
   `predict` may take the denoiser's place, `draw` that of ancestral sampling. A batch is split over
   the mesh, if any; blocks are drawn one after the other, each in `nfe` evaluations. A denoiser that
-  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often.
+  knows classes is asked for the `labels` int `[B]`, by default for all classes equally often; one
+  of answers for those to the prompts of a `batch` of examples.
   """
 
   def split(z):
@@ -221,11 +253,11 @@ def make_sampler(
       return z
     return jax.lax.with_sharding_constraint(z, parallel.batch_sharding(mesh))
 
-  def sample(params, key, shape, nfe, labels=None, with_path=False):
+  def sample(params, key, shape, nfe, labels=None, with_path=False, batch=None):
     if denoiser.num_blocks == 1:
       if labels is None:
         labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
-      of_labels = predict or denoiser.given(Batch(None, labels)).log_mean
+      of_labels = predict or denoiser.given(batch or Batch(None, labels)).log_mean
       return draw(
         lambda z, t, key: of_labels(params, split(z), t, key),
         denoiser.process, key, shape, nfe, temperature, top_p, with_path,

@@ -23,6 +23,8 @@ class Denoiser:
   (`context`) in training, from a cache in sampling. One that knows classes is `given` labels, of
   which `num_classes` itself stands for none; with `guidance` w it predicts in proportion to
   `p(x | label)^(1 + w) / p(x)^w` (classifier-free guidance, arXiv 2207.12598), in two evaluations.
+  Where the first `prompts` int `[n]` tokens of `clean` examples `[n, D]` are given, it sees them,
+  whatever has become of them in `z`, and predicts them for certain: no loss or draw is theirs.
   """
 
   module: nn.Module
@@ -34,6 +36,8 @@ class Denoiser:
   noise_scale: float = 1.0
   context: jax.Array | None = None
   labels: jax.Array | None = None
+  clean: jax.Array | None = None
+  prompts: jax.Array | None = None
   guidance: float = 0.0
   training: bool = False
 
@@ -52,6 +56,8 @@ class Denoiser:
       self,
       context=batch.tokens if self.num_blocks > 1 else None,
       labels=batch.labels if self.num_classes else None,
+      clean=None if batch.prompts is None else batch.tokens,
+      prompts=batch.prompts,
     )
 
   def guided(self, guidance: float) -> "Denoiser":
@@ -85,7 +91,11 @@ class Denoiser:
     networks need none but for dropout.
     """
     given = {"context": self.context, "labels": self.labels}
-    given = {n: jnp.repeat(x, len(z) // len(x), axis=0) for n, x in given.items() if x is not None}
+    given = {n: _repeated(x, z) for n, x in given.items() if x is not None}
+    if self.prompts is not None:
+      clean, lengths = _repeated(self.clean, z), _repeated(self.prompts, z)
+      is_given = jnp.arange(z.shape[1]) < lengths[:, None]
+      z = jnp.where(is_given, clean, z)
     if self.training:
       given |= {"training": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}}
     predict = functools.partial(self._predict, params, z, t, self._noise(key, z))
@@ -93,7 +103,7 @@ class Denoiser:
     if self._is_guided:
       given["labels"] = jnp.full(len(z), self.num_classes)
       log_probs = Deferred(self._guide, (log_probs, predict(**given)))
-    return log_probs
+    return log_probs if self.prompts is None else Deferred(_certain, (log_probs, clean, is_given))
 
   def log_mean(
     self, params: Any, z: jax.Array, t: jax.Array, key: jax.Array | None = None
@@ -114,8 +124,9 @@ class Denoiser:
     _, cache = self._features(params, x, clean, cache=cache, start=start)
     return cache
 
-  def empty_cache(self, batch_size: int) -> Cache:
-    return self.module.config.empty_cache(batch_size)
+  def empty_cache(self, batch_size: int) -> Cache | None:
+    """None for a network of one block, which remembers nothing."""
+    return self.module.config.empty_cache(batch_size) if self.num_blocks > 1 else None
 
   def noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
     """What a student draws from `key` beside `z`, before it is scaled."""
@@ -145,3 +156,14 @@ class Denoiser:
   def _noise(self, key: jax.Array | None, z: jax.Array) -> jax.Array | None:
     drawn = self.noise(key, z)
     return None if drawn is None else self.noise_scale * drawn
+
+
+def _repeated(x: jax.Array, z: jax.Array) -> jax.Array:
+  """`[n, ...]` for corruptions `[B, ...]` of its examples, `B/n` in a row of each."""
+  return jnp.repeat(x, len(z) // len(x), axis=0)
+
+
+def _certain(log_probs: jax.Array, clean: jax.Array, is_given: jax.Array) -> jax.Array:
+  """Log-probabilities `[B, D, K]`, where `is_given` those of the tokens that are."""
+  known = jnp.log(jnp.maximum(jax.nn.one_hot(clean, log_probs.shape[-1]), 1e-30))
+  return jnp.where(is_given[..., None], known, log_probs)

@@ -165,8 +165,10 @@ def with_split(dataset, split: str):
     dataset,
     held_out=dataset.validation,
     held_out_labels=dataset.validation_labels,
+    held_out_prompts=dataset.validation_prompts,
     validation=None,
     validation_labels=None,
+    validation_prompts=None,
   )
 
 
@@ -175,10 +177,14 @@ def likelihoods(config, teacher_params, dataset) -> dict[str, tuple[float, float
   denoiser = build.make_denoiser(config, dataset)
   found, held_out = {}, random_rows(dataset.held_out, COMPARED)
   if config.teacher.loss == "bound" or denoiser.process.num_states > dataset.num_categories:
-    nats = teacher.negative_elbo(denoiser, teacher_params, held_out, config.run.seed + 3, BATCH)
+    prompts = dataset.held_out_prompts
+    prompts = None if prompts is None else random_rows(prompts, COMPARED)
+    seed = config.run.seed + 3
+    nats = teacher.negative_elbo(denoiser, teacher_params, held_out, seed, BATCH, prompts=prompts)
     found["Teacher (upper bound)"] = _mean_in_bits(nats)
   if dataset.num_categories <= SMALL_ALPHABET:
-    rows = dataset.train[:: dataset.shape[0]]
+    # Texts begin at every token, chats do not.
+    rows = dataset.train[:: 1 if dataset.train_prompts is not None else dataset.shape[0]]
     # The whole stream has more trigrams than its pieces.
     counted = rows.reshape(-1) if len(rows) <= COUNTED else random_rows(rows, COUNTED)
     trigram = KneserNey(counted, dataset.num_categories)

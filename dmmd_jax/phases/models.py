@@ -10,6 +10,7 @@ import numpy as np
 
 from dmmd_jax import parallel, records
 from dmmd_jax.config_settings import require_common_sampler
+from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import Samples, Sampling, ancestral_sample
 from dmmd_jax.phases import build, distill
 
@@ -59,6 +60,7 @@ def make_models(
   sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p, draw)
   most = max(c.teacher_nfe)
   models = [Model("teacher", sample, params, c.teacher_nfe, guided.evaluations, most)]
+  models = [_answering(model, dataset) for model in models]
   if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(sources["student"], student.init, mesh)
@@ -69,12 +71,26 @@ def make_models(
     sample = build.make_sampler(student, mesh, draw=draw)
     steps = tuple(dict.fromkeys(map(num_steps, c.student_nfe)))
     own_steps = num_steps(made_by.distill.student_nfe)
-    models.append(Model("student", sample, params, steps, student.evaluations, own_steps))
+    model = Model("student", sample, params, steps, student.evaluations, own_steps)
+    models.append(_answering(model, dataset))
   if language_model and language_model.sample:
     length = dataset.shape[0]
     sample = lambda params, key, shape, steps: language_model.sample(params, key, shape)
     models.append(Model("autoregressive", sample, language_model.params, (length,)))
   return models
+
+
+def _answering(model: Model, dataset) -> Model:
+  """Itself, for answers to the first of the held-out prompts where there are prompts."""
+  if dataset.held_out_prompts is None:
+    return model
+
+  def sample(params, key, shape, steps, **kwargs):
+    rows = np.arange(shape[0]) % len(dataset.held_out)
+    batch = Batch(dataset.held_out[rows], None, dataset.held_out_prompts[rows])
+    return model.sample(params, key, shape, steps, batch=batch, **kwargs)
+
+  return model._replace(sample=sample)
 
 
 def student_draw(

@@ -92,8 +92,9 @@ def run(
 
 
 def make_module(config, dataset) -> transformer.Transformer:
-  """The network of the config, with blocks of one token, in float32: it measures."""
+  """A transformer of the config's sizes, with blocks of one token, in float32: it measures."""
   sizes = {"block": 1, "conv": 0, "patch": 1, "dtype": "float32", "dropout": 0.0}
+  sizes["name"] = "transformer"
   num_states = dataset.num_categories + 1  # one for the beginning
   return build.make_network(config, dataset, num_states, **sizes)
 

@@ -59,10 +59,15 @@ def trained(
   folder = workdir / job.name
   job = dataclasses.replace(job, origin=depends(config, job.name, sources))
   state = training.train(job, folder, config.run, mesh)
-  files = by_size(folder, f"checkpoints/{job.num_steps}")
+  return result_of(folder, job.num_steps, state.ema)
+
+
+def result_of(folder: epath.Path, step: int, ema: Any) -> dict[str, Any]:
+  """What a record says of the checkpoint of `step` in the folder of a phase."""
+  files = by_size(folder, f"checkpoints/{step}")
   # What lies in folders `d` are arrays, which have digests.
   files |= by_contents(folder, [name for name in files if "/d/" not in name])
-  return {"step": job.num_steps, "digest": digest(state.ema), "files": files}
+  return {"step": step, "digest": digest(ema), "files": files}
 
 
 def initial_state(params, optimizer: optax.GradientTransformation) -> TeacherState:
@@ -141,23 +146,36 @@ def losses_at_random_times(
 
 
 def negative_elbo(
-  denoiser: Denoiser, params, tokens: np.ndarray, seed: int, batch_size: int, draws: int = 8
+  denoiser: Denoiser,
+  params,
+  tokens: np.ndarray,
+  seed: int,
+  batch_size: int,
+  draws: int = 8,
+  prompts: np.ndarray | None = None,
 ) -> np.ndarray:
   """The continuous-time bound of tokens `[n, ...]` in nats per token, `[n]`, each at `draws` times.
 
-  For a network trained with the bound, or a masked one.
+  For a network trained with the bound, or a masked one. The first `prompts` `[n]` tokens are given,
+  and do not count.
   """
 
   @jax.jit
-  def bound(params, x, key):
-    _, nats = losses_at_random_times(losses.bound, params, denoiser, Batch(x), key)
-    return nats.reshape(len(x), -1).mean(-1)
+  def bound(params, batch, key):
+    _, nats = losses_at_random_times(losses.bound, params, denoiser, batch, key)
+    given = 0 if batch.prompts is None else batch.prompts
+    nats = nats.reshape(len(nats), -1)
+    return nats.sum(-1) / (nats.shape[1] - given)
 
   found, batch_size = [], min(batch_size, len(tokens))
   for start in range(0, len(tokens), batch_size):
     batch = np.asarray(tokens[start : start + batch_size], np.int32)
     # The last batch is filled up with examples that it has, to be compiled once.
     x = np.resize(batch, (batch_size, *batch.shape[1:]))
+    given = None
+    if prompts is not None:
+      given = np.resize(prompts[start : start + batch_size], batch_size).astype(np.int32)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start), draws)
-    found.append(np.mean([bound(params, x, key) for key in keys], 0)[: len(batch)])
+    bounds = [bound(params, Batch(x, None, given), key) for key in keys]
+    found.append(np.mean(bounds, 0)[: len(batch)])
   return np.concatenate(found)

@@ -120,10 +120,10 @@ def sampling(evaluate: dict) -> list[str]:
 
 
 def notes(results: dict) -> list[str]:
-  """Bits per token by name, and the models that are not finished."""
+  """Bits per token and perplexities by name, and the models that are not finished."""
   split = split_name(results["split"])
   bits = [
-    f"{name}: {number(*value)} bits per token of the {split} split."
+    f"{name}: {number(*value)} bits per token of the {split} split, perplexity {perplexity(value)}."
     for name, value in results["bits_per_token"].items()
   ]
   return bits + [
@@ -151,6 +151,12 @@ def markdown(table: Table) -> list[str]:
     *(f"| {' | '.join(row)} |" for row in table.rows),
   ]
   return lines + (["", table.note] if table.note else [])
+
+
+def perplexity(bits: tuple[float, float | None]) -> str:
+  """2 to the power of bits per token, with the error that theirs makes."""
+  value, stderr = bits
+  return number(2.0**value, stderr and 2.0**value * math.log(2.0) * stderr)
 
 
 def split_name(split: str) -> str:

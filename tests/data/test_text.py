@@ -99,3 +99,22 @@ def test_a_path_that_does_not_exist_is_an_error(tmp_path):
   for path in ("", str(tmp_path / "nothing")):
     with pytest.raises(TextError, match="name a text file or a folder"):
       text.load_files(path, PRINTABLE, 16)
+
+
+def test_wrapped_sequences_begin_and_end_with_the_separator():
+  """In every split, and of the stream nothing is lost between them."""
+
+  class Tokenizer:
+    separator, num_categories = "|", 100
+
+    def encode(self, text):
+      return np.array([99])
+
+  streams = {s: np.arange(90, dtype=np.uint16) for s in ("train", "validation", "test")}
+  data = text.from_streams(streams, Tokenizer(), 8, "made", wrap=True)
+  assert data.train.shape == (85, 8) and len(data.train) == 85 and data.held_out.shape == (15, 8)
+  np.testing.assert_array_equal(data.train[3], [99, 3, 4, 5, 6, 7, 8, 99])
+  np.testing.assert_array_equal(data.train[np.array([3, 4])][:, 1], [3, 4])
+  assert (data.held_out[:, [0, -1]] == 99).all()
+  np.testing.assert_array_equal(np.sort(data.held_out[:, 1:-1].reshape(-1)), np.arange(90))
+  assert data.fingerprint != text.from_streams(streams, Tokenizer(), 8, "made").fingerprint

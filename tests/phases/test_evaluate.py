@@ -100,7 +100,9 @@ def test_likelihoods_count_a_random_draw_of_texts(monkeypatch):
     evaluate, "KneserNey", lambda rows, k: seen.append(rows) or KneserNey(rows, k)
   )
   monkeypatch.setattr(evaluate, "COMPARED", 20)
-  monkeypatch.setattr(teacher, "negative_elbo", lambda _, params, x, *args: np.arange(len(x)))
+  monkeypatch.setattr(
+    teacher, "negative_elbo", lambda _, params, x, *args, **kwargs: np.arange(len(x))
+  )
   held_out = np.repeat(np.arange(10), 10)[:, None].repeat(8, 1)
   stream = np.repeat(np.arange(20), 40)
   data = dataclasses.replace(

@@ -57,7 +57,9 @@ def test_results_are_written_whole(tmp_path):
   assert written == json.loads(json.dumps(RESULTS))
   text = (tmp_path / "results.md").read_text()
   assert text.startswith(report.results_table(RESULTS))
-  assert "Teacher (upper bound): 2.346 ± 0.013 bits per token of the held-out split." in text
+  assert (
+    "Teacher (upper bound): 2.346 ± 0.013 bits per token of the held-out split, perplexity" in text
+  )
   assert "The student is not finished: measured at step 7." in text
   assert "The teacher is not finished" not in text
   assert "The student at 1 NFE is between the teacher at 2 and at 8." in text

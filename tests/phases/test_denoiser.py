@@ -1,0 +1,89 @@
+"""A denoiser that is given the beginnings of its examples."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import llada_dmmd
+from dmmd_jax import config_file
+from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.phases import distill, models, teacher
+from dmmd_jax.positions import whole
+from dmmd_jax.teachers.convert import make_denoiser
+
+LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def answering():
+  """LLaDA's denoiser of smoke, parameters, and a batch with prompts of 2 and 5 tokens."""
+  config = llada_dmmd.get_config()
+  config.preset = "smoke"
+  config_file.apply_preset(config, {})
+  config.dataset.length = LENGTH
+  denoiser = make_denoiser(config)
+  params = nn.unbox(jax.eval_shape(denoiser.init, jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), params)
+  batch = Batch(rng.integers(0, 27, (2, LENGTH)), None, np.array([2, 5]))
+  return config, denoiser, params, batch
+
+
+def test_a_prompt_is_seen_and_certain_whatever_has_become_of_it(answering):
+  _, denoiser, params, batch = answering
+  mask = denoiser.process.num_categories
+  predict = jax.jit(
+    lambda z: jnp.exp(whole(denoiser.given(batch).log_mean(params, z, jnp.ones(4))))
+  )
+  p = predict(jnp.full((4, LENGTH), mask))  # two corruptions of each example
+  z = np.repeat(batch.tokens, 2, 0)
+  is_given = np.arange(LENGTH) < np.repeat(batch.prompts, 2)[:, None]
+  np.testing.assert_allclose(p[is_given].max(-1), 1.0)
+  np.testing.assert_array_equal(p[is_given].argmax(-1), z[is_given])
+  without = dataclasses.replace(denoiser)
+  visible = jnp.where(is_given, z, mask)
+  expected = jax.jit(lambda z: jnp.exp(whole(without.log_mean(params, z, jnp.ones(4)))))(visible)
+  np.testing.assert_allclose(p[~is_given], expected[~is_given], rtol=1e-5)
+
+
+def test_a_network_without_blocks_remembers_nothing(answering):
+  assert answering[1].empty_cache(2) is None
+
+
+def test_losses_and_samples_are_of_answers_alone(answering):
+  _, denoiser, params, batch = answering
+  nats = teacher.negative_elbo(denoiser, params, batch.tokens, 0, 2, 4, batch.prompts)
+  whole_prompt = np.array([LENGTH - 1, LENGTH])
+  bound = functools.partial(teacher.losses_at_random_times, teacher.losses.bound, params, denoiser)
+  _, by_position = jax.jit(bound)(batch._replace(prompts=whole_prompt), jax.random.key(0))
+  assert nats.min() > 0.1
+  np.testing.assert_allclose(by_position[:, : LENGTH - 1], 0.0, atol=1e-5)
+  data = dataclasses.make_dataclass("Data", ["held_out", "held_out_prompts"])
+  data = data(batch.tokens, batch.prompts)
+  sample = models.build.make_sampler(denoiser, None)
+  model = models._answering(models.Model("teacher", sample, params, (2,)), data)
+  drawn = jax.jit(lambda key: model.sample(params, key, (4, LENGTH), 2).tokens)(jax.random.key(1))
+  for tokens, row in zip(drawn, (0, 1, 0, 1), strict=True):
+    length = batch.prompts[row]
+    np.testing.assert_array_equal(tokens[:length], batch.tokens[row, :length])
+  assert (drawn[0] != drawn[2]).any()
+
+
+def test_distillation_has_no_gradient_from_prompts(answering):
+  """Where all is given but one token, losses are those of that token."""
+  config, _, params, batch = answering
+  config = config.copy_and_resolve_references()
+  config.distill.noise_dim = 2
+  batch = batch._replace(prompts=np.full(2, LENGTH))
+  data = dataclasses.make_dataclass("D", ["shape", "num_categories", "num_classes", "tokenizer"])
+  method = distill.make_method(config, data((LENGTH,), 27, 0, None))
+  eta = {**params, "noise": {"kernel": jnp.zeros((2, 32)), "bias": jnp.zeros(32)}}
+  generator, auxiliary, _ = jax.jit(
+    lambda: method.losses(eta, params, params, Batch(*batch), jax.random.key(0))
+  )()
+  np.testing.assert_allclose([generator, auxiliary], 0.0, atol=1e-4)
