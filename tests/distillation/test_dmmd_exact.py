@@ -240,6 +240,9 @@ def test_a_rollout_of_an_exact_student_has_the_law_of_the_data(process, renoise,
   if renoise == "forward" or not masked:
     np.testing.assert_allclose(np.bincount(r.x[:, 0]) / n, data, atol=error)
     np.testing.assert_allclose(np.exp(r.log_mean).mean((0, 1)), data, atol=error)
+    # Of what is seen x tells as much as the data.
+    seen = np.asarray(r.z_t)
+    assert abs((r.x == seen).mean() - (x_data == seen).mean()) < 2 * error
   alpha = enumeration.alpha(process.schedule, np.asarray(r.s, np.float64)).mean()
   pad = (0, process.num_states - K)
   expected = alpha * np.pad(data, pad) + (1 - alpha) * enumeration.stationary(process)
