@@ -79,5 +79,34 @@ class Spy:
     return self
 
   def log_mean(self, params, z, t, key=None):
-    self.asked.append((np.asarray(z), np.asarray(t), key is not None))
-    return jax.nn.log_softmax(params[z])
+    self.asked.append((z, t, key is not None))
+    return jax.nn.log_softmax(jnp.asarray(params)[z])
+
+
+def run(losses, spies, eta, phi, gradients=True):
+  """One program for a step: `losses(eta, phi)` gives two losses and metrics.
+
+  Returns both, the metrics, and of each loss the gradients in `eta` and `phi` if they are wanted.
+  After it `spies` have what they were asked for as NumPy arrays.
+  """
+  noisy = []
+
+  def watched(eta, phi):
+    for spy in spies:
+      spy.asked = []
+    *both, metrics = losses(eta, phi)
+    noisy[:] = [[one[2] for one in spy.asked] for spy in spies]
+    return tuple(both), (metrics, [[one[:2] for one in spy.asked] for spy in spies])
+
+  @jax.jit
+  def compiled(eta, phi):
+    if not gradients:
+      both, (metrics, asked) = watched(eta, phi)
+      return both, metrics, None, asked
+    both, pullback, (metrics, asked) = jax.vjp(watched, eta, phi, has_aux=True)
+    return both, metrics, (pullback((1.0, 0.0)), pullback((0.0, 1.0))), asked
+
+  *found, asked = jax.tree.map(np.asarray, compiled(eta, phi))
+  for spy, arrays, with_noise in zip(spies, asked, noisy, strict=True):
+    spy.asked = [(*one, noise) for one, noise in zip(arrays, with_noise, strict=True)]
+  return found

@@ -1,6 +1,7 @@
 """DCD: its paths beside those of Gaussian vectors, its loss against the sum over all cases."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +42,16 @@ def joint(process, x, s, t):
   )
 
 
+corrupt = jax.jit(corrupt_together, static_argnums=0)
+
+
 @pytest.mark.parametrize("process", [MASKED, UNIFORM, MARGINAL], ids=name)
 @pytest.mark.parametrize(("s", "t"), [(0.3, 0.7), (0.0, 0.2), (0.4, 1.0)])
 def test_paths_have_their_joint_law(process, s, t):
   size = 100_000
-  times = jnp.full(size, t), jnp.full(size, s)
-  x = jnp.ones((size, 1), jnp.int32)
-  z_t, z_s = corrupt_together(process, jax.random.key(0), x, *times)
+  times = np.full(size, t), np.full(size, s)
+  x = np.ones((size, 1), np.int32)
+  z_t, z_s = map(np.asarray, corrupt(process, jax.random.key(0), x, *times))
   found = np.zeros((process.num_states,) * 2)
   np.add.at(found, (z_t[:, 0], z_s[:, 0]), 1 / size)
   np.testing.assert_allclose(found, joint(process, 1, s, t), atol=5 * 0.5 / np.sqrt(size))
@@ -106,14 +110,21 @@ def expected_loss(process, eta, theta):
   return total / (paths * counts.sum(-1)).sum()
 
 
+@functools.cache
+def expected_loss_and_gradient(process, eta_seed, theta_seed):
+  single = [Lookup(process).init(jax.random.key(seed)) for seed in (eta_seed, theta_seed)]
+  double = jax.tree.map(lambda a: np.asarray(a, np.float64), single)
+  with jax.enable_x64(True):
+    found = jax.jit(jax.value_and_grad(functools.partial(expected_loss, process)))(*double)
+    return jax.tree.map(np.asarray, found)
+
+
 @pytest.mark.parametrize("num_blocks", [1, D])
 @pytest.mark.parametrize("process", [MASKED, UNIFORM], ids=name)
 def test_the_loss_is_an_expectation_over_all_cases(process, num_blocks):
   """Blocks have times of their own, of which those of an example are nearly equal."""
   eta, theta = (Lookup(process).init(jax.random.key(seed)) for seed in (1, 2))
-  with jax.enable_x64(True):
-    double = jax.tree.map(lambda a: a.astype(jnp.float64), (eta, theta))
-    expected = jax.value_and_grad(lambda *p: expected_loss(process, *p))(*double)
+  expected = expected_loss_and_gradient(process, 1, 2)
   found = jax.jit(
     jax.value_and_grad(DCD(make_parts(process, num_blocks=num_blocks)).loss, has_aux=True)
   )

@@ -1,5 +1,6 @@
 """The closed forms against enumeration, gradients against differences, and what the optimum is."""
 
+import functools
 import itertools
 import math
 
@@ -16,6 +17,9 @@ K, D, B, M = 3, 4, 5, 3
 MASKED = processes.Masked(K)
 SCALES = (Scale(0, 1, (1.0, 3.0)), Scale(2, 1, (0.7,)))
 EVERY = np.array(list(itertools.product(range(K), repeat=D)))
+score_of = jax.jit(conditional_score, static_argnums=0)
+mmd2_of = jax.jit(marginal_mmd2, static_argnums=(0, 4))
+kernel_of = jax.jit(kernel, static_argnums=(0, 2))
 
 
 def make_inputs(process, seed=0):
@@ -47,10 +51,15 @@ def plain_kernel(x, y, scales, category_bandwidth=0.0):
   return total
 
 
+@functools.cache
+def gram_of_every(category_bandwidth=0.0):
+  return np.array([[plain_kernel(a, b, SCALES, category_bandwidth) for b in EVERY] for a in EVERY])
+
+
 def law(log_p, z, process):
   """Probability of every sequence under the product `log_p` `[D, K]`, what is decided kept."""
   p = np.exp(log_p)
-  decided = ~np.asarray(process.active(jnp.asarray(z)))
+  decided = (z != K) & (process == MASKED)
   p = np.where(decided[:, None], np.eye(K + 1)[z][:, :K], p)
   return np.prod([p[d, EVERY[:, d]] for d in range(D)], 0)
 
@@ -65,7 +74,7 @@ def in_rows(log_p):
 def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
   log_p, x, z_t = make_inputs(process)
   method = Kernel(process, SCALES, category_bandwidth)
-  gram = np.array([[plain_kernel(a, b, SCALES, category_bandwidth) for b in EVERY] for a in EVERY])
+  gram = gram_of_every(category_bandwidth)
   laws = np.array([[law(log_p[m, b], z_t[b], process) for b in range(B)] for m in range(M)])
   index = [int(np.flatnonzero((row == EVERY).all(1))[0]) for row in x]
 
@@ -76,8 +85,7 @@ def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
       for b in range(B)
     ]
   )
-  args = jnp.asarray(log_p, jnp.float32), jnp.asarray(x), jnp.asarray(z_t)
-  found = conditional_score(method, in_rows(args[0]), *args[1:])
+  found = score_of(method, in_rows(log_p), x, z_t)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
   pairs = [(i, j) for i in range(B) for j in range(B) if i != j]
@@ -87,7 +95,7 @@ def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
       for i, j in pairs
     ]
   )
-  found = marginal_mmd2(method, args[0][0], *args[1:])
+  found = mmd2_of(method, log_p[0], x, z_t, 1)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -95,8 +103,9 @@ def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
 def test_blank_examples_are_compared_with_the_data_of_all_of_them(process):
   log_p, x, z_t = make_inputs(process)
   blank = np.isin(np.arange(B), (1, 3))
-  z_t = np.where(blank[:, None], process.sample_prior(jax.random.key(0), x.shape), z_t)
-  gram = np.array([[plain_kernel(a, b, SCALES) for b in EVERY] for a in EVERY])
+  prior = np.full(x.shape, K) if process == MASKED else np.roll(x, 1)
+  z_t = np.where(blank[:, None], prior, z_t)
+  gram = gram_of_every()
   laws = np.array([[law(log_p[m, b], z_t[b], process) for b in range(B)] for m in range(M)])
   index = [int(np.flatnonzero((row == EVERY).all(1))[0]) for row in x]
   expected = np.mean(
@@ -107,18 +116,17 @@ def test_blank_examples_are_compared_with_the_data_of_all_of_them(process):
       for b in range(B)
     ]
   )
-  args = in_rows(jnp.asarray(log_p, jnp.float32)), jnp.asarray(x), jnp.asarray(z_t)
-  score = conditional_score(Kernel(process, SCALES), *args, blank=jnp.asarray(blank))
-  np.testing.assert_allclose(score, expected, rtol=1e-5)
-  none = conditional_score(Kernel(process, SCALES), *args, blank=jnp.zeros(B, bool))
-  np.testing.assert_allclose(none, conditional_score(Kernel(process, SCALES), *args), rtol=1e-6)
+  method, log_p = Kernel(process, SCALES), in_rows(log_p)
+  score = functools.partial(score_of, method, log_p, x, z_t)
+  np.testing.assert_allclose(score(blank=blank), expected, rtol=1e-5)
+  np.testing.assert_allclose(score(blank=np.zeros(B, bool)), score(), rtol=1e-6)
 
 
 def test_image_windows_hold_all_channels():
   rng = np.random.default_rng(0)
   agreement = rng.random((2, 4, 6, 3))
   scales = (Scale(2, 2, (1.5,)), Scale(0, 1, (4.0,)))
-  found = kernel(Kernel(MASKED, scales), jnp.asarray(agreement, jnp.float32), 3)
+  found = kernel_of(Kernel(MASKED, scales), agreement, 3)
   c, c_all = math.exp(-1 / 1.5), math.exp(-1 / 4)
   windows = [
     (c + (1 - c) * agreement[:, h : h + 2, w : w + 2]).prod((1, 2, 3))
@@ -134,22 +142,22 @@ def test_gradients_are_those_of_finite_differences(objective):
   log_p, x, z_t = make_inputs(MASKED, seed=1)
   method = Kernel(MASKED, SCALES)
 
+  def loss(logits):
+    log_p = jax.nn.log_softmax(logits)
+    if objective == "marginal":
+      return marginal_mmd2(method, log_p[0], x, z_t)
+    return conditional_score(method, in_rows(log_p), x, z_t)
+
   with jax.enable_x64(True):
-
-    def loss(logits):
-      log_p = jax.nn.log_softmax(logits)
-      if objective == "marginal":
-        return marginal_mmd2(method, log_p[0], jnp.asarray(x), jnp.asarray(z_t))
-      return conditional_score(method, in_rows(log_p), jnp.asarray(x), jnp.asarray(z_t))
-
-    logits = jnp.asarray(log_p)
-    grads = np.asarray(jax.grad(loss)(logits))
+    of_loss = jax.jit(jax.value_and_grad(loss))
+    grads = np.asarray(of_loss(log_p)[1])
     assert grads.dtype == np.float64
     for index in [(0, 0, 0, 0), (0, 2, 1, 2), (0, 4, 3, 1)]:
-      step = jnp.zeros_like(logits).at[index].set(1e-5)
-      difference = (loss(logits + step) - loss(logits - step)) / 2e-5
+      step = np.zeros_like(log_p)
+      step[index] = 1e-5
+      difference = (of_loss(log_p + step)[0] - of_loss(log_p - step)[0]) / 2e-5
       np.testing.assert_allclose(grads[index], difference, rtol=1e-4, atol=1e-9)
-  decided = ~np.asarray(MASKED.active(jnp.asarray(z_t)))
+  decided = z_t != K
   assert decided.any() and np.abs(grads[:, decided]).max() == 0
 
 
@@ -159,23 +167,25 @@ def test_the_score_is_strictly_proper_on_a_grid_of_mixtures():
   Its noise is a choice of the pattern; expectations over it are taken exactly.
   """
   method = Kernel(processes.Masked(2), (Scale(0, 1, (1.0, 4.0)),))
-  patterns = jnp.asarray([[0, 0, 1], [1, 1, 0]])
-  z_t = jnp.full((1, 3), 2)
+  patterns, z_t = np.array([[0, 0, 1], [1, 1, 0]]), np.full((1, 3), 2)
 
   def score(weight, sharpness, twist):
     """`twist` moves one token of the second pattern only: a difference in the joint law."""
-    p = jnp.stack([jax.nn.one_hot(v, 2) * (2 * sharpness - 1) + 1 - sharpness for v in patterns])
+    p = jax.nn.one_hot(patterns, 2) * (2 * sharpness - 1) + 1 - sharpness
     p = p.at[1, 2].set(p[1, 2] * (1 - twist) + p[1, 2, ::-1] * twist)
-    log_p = jnp.log(jnp.maximum(p, 1e-9))[:, None]
-    w = [weight, 1 - weight]
-    total = 0.0
-    for i, j, data in itertools.product(range(2), repeat=3):
-      pair = jnp.concatenate([log_p[i], log_p[j]])
-      total += w[i] * w[j] * 0.5 * conditional_score(method, pair, patterns[data : data + 1], z_t)
-    return float(total)
+    log_p, w = jnp.log(jnp.maximum(p, 1e-9)), jnp.stack([weight, 1 - weight])
+    pairs = jnp.array(list(itertools.product(range(2), repeat=3)))
+
+    def of_pair(i, j, data):
+      value = conditional_score(
+        method, log_p[jnp.stack([i, j])], jnp.asarray(patterns)[data][None], z_t
+      )
+      return w[i] * w[j] * 0.5 * value
+
+    return jax.vmap(of_pair)(*pairs.T).sum()
 
   grid = list(itertools.product(np.linspace(0, 1, 11), np.linspace(0.5, 1, 6), (0.0, 0.1, 0.5)))
-  scores = np.array([score(*point) for point in grid])
+  scores = np.asarray(jax.jit(jax.vmap(score))(*np.array(grid).T))
   best = grid[int(scores.argmin())]
   np.testing.assert_allclose(best, (0.5, 1.0, 0.0), atol=1e-9)
   assert np.sort(scores)[1] - scores.min() > 1e-4
@@ -187,7 +197,7 @@ def test_marginal_pairs_are_of_different_examples():
   log_p, x, z_t = log_p[0][:4], x[:4], z_t[:4]
   laws = [law(p, z, MASKED) for p, z in zip(log_p, z_t, strict=True)]
   laws_data = [(row == EVERY).all(1).astype(float) for row in x]
-  gram = np.array([[plain_kernel(a, b, SCALES) for b in EVERY] for a in EVERY])
+  gram = gram_of_every()
   pairs = [(i, j) for i in range(4) for j in range(4) if i // 2 != j // 2]
   expected = np.mean(
     [
@@ -195,8 +205,7 @@ def test_marginal_pairs_are_of_different_examples():
       for i, j in pairs
     ]
   )
-  args = jnp.asarray(log_p, jnp.float32), jnp.asarray(x), jnp.asarray(z_t)
-  found = marginal_mmd2(Kernel(MASKED, SCALES), *args, num_blocks=2)
+  found = mmd2_of(Kernel(MASKED, SCALES), log_p, x, z_t, 2)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -207,7 +216,8 @@ def test_kernels_and_gradients_of_every_bandwidth(bandwidth):
   method = Kernel(MASKED, (Scale(2, 1, (bandwidth,)),))
   c = math.exp(-1.0 / bandwidth)
   tokens = c + (1 - c) * rows
-  values, grads = jax.vmap(jax.value_and_grad(lambda a: kernel(method, a, 1)))(jnp.asarray(rows))
+  of_rows = jax.jit(jax.vmap(jax.value_and_grad(lambda a: kernel(method, a, 1))))
+  values, grads = of_rows(rows)
   expected = (tokens[:, 1:] * tokens[:, :-1]).mean(1)
   np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
   by_hand = np.zeros_like(rows)
@@ -220,7 +230,7 @@ def test_windows_are_strided_and_do_not_overhang():
   """Of 7 tokens windows of 3 begin at 0, 2 and 4: each token that differs costs its windows."""
   method = Kernel(MASKED, (Scale(3, 2, (1.0,)),))
   c = math.exp(-1.0)
-  found = kernel(method, 1.0 - jnp.eye(7), 1)
+  found = kernel_of(method, 1.0 - np.eye(7), 1)
   in_windows = np.array([1, 1, 2, 1, 2, 1, 1])
   np.testing.assert_allclose(found, (3 - in_windows * (1 - c)) / 3, rtol=1e-5)
   assert found.dtype == jnp.float32 and found.shape == (7,)

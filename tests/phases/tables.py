@@ -89,12 +89,10 @@ def make_dataset():
 def make_params(num_states):
   """Parameters of student, auxiliary and teacher, all different."""
   shapes = {"tokens": (num_states, K), "classes": (3, K), "slope": (K,)}
-  keys = jax.random.split(jax.random.key(1), 3)
-  eta, phi, theta = (
-    {n: jax.random.normal(jax.random.fold_in(k, i), s) for i, (n, s) in enumerate(shapes.items())}
-    for k in keys
-  )
-  return {**eta, "noise": jax.random.normal(keys[0], (NOISE_DIM, K))}, phi, theta
+  normal = np.random.default_rng(1).normal
+  draw = lambda shape: jnp.asarray(normal(size=shape), jnp.float32)
+  eta, phi, theta = ({name: draw(shape) for name, shape in shapes.items()} for _ in range(3))
+  return {**eta, "noise": draw((NOISE_DIM, K))}, phi, theta
 
 
 DATA = make_dataset()
