@@ -14,7 +14,7 @@ from dmmd_jax.data import alphabets, chats, digits, hmm, images, text, tfds_text
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, registry, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
-from dmmd_jax.diffusion.samplers import grids
+from dmmd_jax.diffusion.samplers import Sampling, grids
 from dmmd_jax.digest import digest
 from dmmd_jax.networks import dit, llama, noise, transformer, uvit
 from dmmd_jax.phases.denoiser import Denoiser
@@ -258,9 +258,12 @@ def make_sampler(
       if labels is None:
         labels = jnp.arange(shape[0]) % max(denoiser.num_classes, 1)
       of_labels = predict or denoiser.given(batch or Batch(None, labels)).log_mean
+      has_prompts = batch is not None and batch.prompts is not None
+      # A sampler that chooses positions leaves out those of the prompt; one of a method does not.
+      prompt = {"prompt": _prompt(batch)} if has_prompts and isinstance(draw, Sampling) else {}
       return draw(
         lambda z, t, key: of_labels(params, split(z), t, key),
-        denoiser.process, key, shape, nfe, temperature, top_p, with_path,
+        denoiser.process, key, shape, nfe, temperature, top_p, with_path, **prompt,
       )  # fmt: skip
     return samplers.sample_blocks(
       lambda cache, start, z, t, key: (
@@ -272,3 +275,8 @@ def make_sampler(
     )  # fmt: skip
 
   return sample
+
+
+def _prompt(batch: Batch) -> samplers.Prompt:
+  is_known = jnp.arange(batch.tokens.shape[1]) < jnp.asarray(batch.prompts)[:, None]
+  return samplers.Prompt(jnp.asarray(batch.tokens), is_known)

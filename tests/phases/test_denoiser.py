@@ -12,6 +12,8 @@ import pytest
 from configs import llada_dmmd
 from dmmd_jax import config_file
 from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.diffusion.samplers import Sampling
+from dmmd_jax.diffusion.samplers.revealing import Confidence
 from dmmd_jax.phases import distill, models, teacher
 from dmmd_jax.positions import whole
 from dmmd_jax.teachers.convert import make_denoiser
@@ -72,6 +74,15 @@ def test_losses_and_samples_are_of_answers_alone(answering):
     length = batch.prompts[row]
     np.testing.assert_array_equal(tokens[:length], batch.tokens[row, :length])
   assert (drawn[0] != drawn[2]).any()
+
+
+def test_a_sampler_that_chooses_positions_leaves_out_those_of_the_prompt(answering):
+  """One token of the first example is left to draw, three of the second."""
+  _, denoiser, params, batch = answering
+  batch = batch._replace(prompts=np.array([LENGTH - 1, LENGTH - 3]))
+  sample = models.build.make_sampler(denoiser, None, draw=Sampling(Confidence()))
+  draw = jax.jit(lambda key: sample(params, key, (2, LENGTH), LENGTH, batch=batch))
+  np.testing.assert_array_equal(draw(jax.random.key(0)).spent, [1, 3])
 
 
 def test_distillation_has_no_gradient_from_prompts(answering):
