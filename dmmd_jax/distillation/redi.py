@@ -51,6 +51,7 @@ class Couples(NamedTuple):
   labels: jax.Array | None
   prior: jax.Array | None
   seeds: jax.Array | None
+  prompts: None = None  # as a batch has them; a config with prompts is refused
 
   @property
   def keys(self) -> jax.Array | None:
@@ -234,6 +235,8 @@ class ReDi:
       yield from updates.problems_of_truncation(config)
     if block:
       yield f"network.block is {block}; couples of redi are of whole examples: set it to 0"
+    if config.dataset.name == "chats":
+      yield "dataset.name is 'chats'; couples of redi have no prompts: use another method"
     if process == "masked":
       tokens = shape[2] if len(shape) == 3 else 1
       if distill.noise == "none":

@@ -283,3 +283,10 @@ def test_what_does_not_go_together_is_refused(changes, said):
   config.update_from_flattened_dict(changes)
   with pytest.raises(checks.ConfigError, match=said):
     checks.check(config)
+
+
+def test_prompts_are_refused():
+  config = digits_redi.get_config()
+  checks.check(config)
+  config.dataset.name = "chats"
+  assert any("have no prompts" in said for said in redi.ReDi.problems(config, (8,)))
