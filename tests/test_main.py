@@ -135,7 +135,10 @@ def test_all_phases_run_once_and_leave_results(programs, tmp_path):
   assert changed.code == 2 and "network.width: 16 -> 32" in changed.err
 
   teacher = f"--config.distill.teacher_workdir={workdir}"
-  other = run("--config.phases=('distill',)", teacher, f"--workdir={tmp_path / 'other'}")
+  other = run(
+    "--config.phases=('distill',)", "--config.run.tensorboard=False", teacher,
+    f"--workdir={tmp_path / 'other'}",
+  )  # fmt: skip
   assert other.code == 0, other.err
   assert (tmp_path / "other" / "distill" / "checkpoints" / "20").is_dir()
 
@@ -145,6 +148,7 @@ def test_the_smoke_preset_of_cifar_goes_through_every_part(programs, tmp_path):
   args = (
     "--config=configs/cifar_dmmd.py",
     "--config.preset=smoke",
+    "--config.run.tensorboard=False",
     "--config.teacher.num_steps=2",
     "--config.distill.num_steps=1",
     "--config.distill.updates=joint",
