@@ -93,6 +93,12 @@ def _check_dataset(config: ConfigDict) -> None:
     dataset.name != "chats" or "chat" in dataset,
     "dataset.name is 'chats', and there is no dataset.chat; start from configs/llada_dmmd.py",
   )
+  block = config.network.get("block", 0)
+  require(
+    dataset.name != "chats" or not block,
+    f"dataset.name is 'chats' and network.block is {block}; blocks are sampled without prompts:"
+    " set it to 0",
+  )
   byte_pairs, alphabet = dataset.get("alphabet") == "gpt2", dataset.get("alphabet")
   require(
     alphabet not in ("gpt2", "file") or dataset.get("tokenizer"),

@@ -30,7 +30,7 @@ def make_parser() -> cli.Parser:
   add = parser.add_argument
   add("source", help="a folder, .safetensors, .ckpt or state dict; random; with --to a workdir")
   add("--workdir", help="to make a run of: a folder, or gs://bucket/folder")
-  add("--kind", help="mdlm, duo, bd3lm, sedd; default: as its config.json says")
+  add("--kind", help="mdlm, sedd, duo, bd3lm, llada, dream; default: as its config.json says")
   add("--weights", choices=("ema", "raw"), default="ema", help="of a .ckpt; default: ema, if any")
   add("--tokenizer", default="", help="folder with tokenizer.json, or vocab.json and merges.txt")
   add("--length", type=cli.number(int, 4, 2**20), help="tokens of a text; default: the config's")

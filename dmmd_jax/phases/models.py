@@ -59,8 +59,8 @@ def make_models(
   draw = build.make_sampling(c, c.sampler)
   sample = build.make_sampler(guided, mesh, predict, c.teacher_temperature, c.teacher_top_p, draw)
   most = max(c.teacher_nfe)
-  models = [Model("teacher", sample, params, c.teacher_nfe, guided.evaluations, most)]
-  models = [_answering(model, dataset) for model in models]
+  model = Model("teacher", sample, params, c.teacher_nfe, guided.evaluations, most)
+  models = [_answering(model, dataset)]
   if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_ema(sources["student"], student.init, mesh)

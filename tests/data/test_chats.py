@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from configs import bd3lm_dmmd
+from dmmd_jax import config as checks
 from dmmd_jax.data import chats
 from dmmd_jax.data.alphabets import PRINTABLE, TextError
 from dmmd_jax.data.pipeline import Batches
@@ -82,3 +84,13 @@ def test_too_few_chats_and_other_tokenizers_are_one_line(tmp_path):
     chats.load(path, PRINTABLE, 24, "plain")
   with pytest.raises(TextError, match=r"'<\|endoftext\|>' is 13 tokens, where chats of the format"):
     chats.load(path, PRINTABLE, 24, "llada")
+
+
+def test_blocks_which_know_no_prompts_are_refused():
+  config = bd3lm_dmmd.get_config()
+  with config.unlocked():
+    config.dataset.update({"name": "chats", "path": "a.jsonl", "chat": "plain", "wrap": False})
+  with pytest.raises(checks.ConfigError, match=r"network\.block is 16; blocks are sampled without"):
+    checks.check(config)
+  config.network.block = 0
+  checks.check(config)
