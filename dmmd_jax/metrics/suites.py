@@ -15,7 +15,7 @@ from dmmd_jax.metrics.likelihood import (
   repeated_ngrams,
   unigram_entropy,
 )
-from dmmd_jax.mmd import mmd2
+from dmmd_jax.mmd import mmd2_to
 from dmmd_jax.mmd.kernels import Hamming, NGram
 
 # Held-out examples that samples are compared with by a kernel, of all pairs.
@@ -50,10 +50,10 @@ def make_measures(
   special = special_measure(dataset, language_model)
   kernel = NGram if dataset.tokenizer else Hamming
   kernel = kernel(num_categories=dataset.num_categories)
-  held_out = random_rows(dataset.held_out, COMPARED)
+  kernel_mmd = mmd2_to(random_rows(dataset.held_out, COMPARED), kernel)
 
   def of_batch(tokens, batch):
-    return special(tokens, batch) | {"kernel_mmd": mmd2(tokens, held_out, kernel).value}
+    return special(tokens, batch) | {"kernel_mmd": kernel_mmd(tokens)}
 
   return Measures(of_batch, (lambda tokens: {"fid": fid(tokens)}) if fid else lambda tokens: {})
 
@@ -95,7 +95,7 @@ def text_measure(dataset: Dataset, language_model) -> Measure:
   def measure(tokens, batch):
     half = len(tokens) // 2
     first = 2 * half * batch % (len(dataset.held_out) - 2 * half + 1)
-    data = dataset.held_out[first : first + 2 * half].astype(np.int32)
+    data = dataset.held_out[first : first + 2 * half]
     moment = language_model.gradient_moment(tokens[: 2 * half], data, half)
     nll = language_model.nll(tokens, half)
     return {

@@ -5,6 +5,8 @@ Both samples are pooled, and each pair of blocks of the pooled sample is visited
 """
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -61,6 +63,40 @@ def mmd2(
   x, y = check_samples(x, y, kernel)
   sums = gram_sums(np.concatenate([x, y]), len(x), kernel, mesh=mesh, block_size=block_size)
   return estimate(sums, len(x), estimator)
+
+
+def mmd2_to(y: np.ndarray, kernel: Kernel, block_size: int = 1024) -> Callable[[np.ndarray], float]:
+  """`estimate(x)`, the unbiased value of `mmd2(x, y, kernel)`, for many samples against one.
+
+  The pairs within `y` `[m, ...]`, most of them where `y` is the larger sample, are visited once.
+  What the kernel leaves open it takes from `y` alone. Raises `ValueError` as `mmd2` does.
+  """
+  kernel = kernel.fit(y.reshape(len(y), -1))
+  within_y = _mean_within(check_samples(y, y, kernel)[0], kernel, block_size)
+
+  def estimate(x: np.ndarray) -> float:
+    flat_x, flat_y = check_samples(x, y, kernel)
+    kernel.fit(flat_x)  # refuses tokens that it does not know
+    between = _mean_between(flat_x, flat_y, kernel, block_size)
+    return _mean_within(flat_x, kernel, block_size) + within_y - 2.0 * between
+
+  return estimate
+
+
+def _mean_within(x: np.ndarray, kernel: Kernel, block_size: int) -> float:
+  sums = gram_sums(x, len(x), kernel, block_size=block_size)
+  return float(sums.rows[:, 0].sum() / (len(x) * (len(x) - 1)))
+
+
+def _mean_between(x: np.ndarray, y: np.ndarray, kernel: Kernel, block_size: int) -> float:
+  blocks = [np.array_split(z, -(-len(z) // block_size)) for z in (x, y)]
+  sums = [_row_sums(kernel, *pair) for pair in itertools.product(*blocks)]
+  return sum(np.asarray(rows, np.float64).sum() for rows in sums) / (len(x) * len(y))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _row_sums(kernel: Kernel, x: jax.Array, y: jax.Array) -> jax.Array:
+  return _exact(kernel.gram(x, y), jnp.ones(len(y)))
 
 
 def check_samples(x, y, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from dmmd_jax.mmd import estimators, mmd2, two_sample_test
-from dmmd_jax.mmd.kernels import Hamming, Kernel, Linear, Polynomial
+from dmmd_jax.mmd import estimators, mmd2, mmd2_to, two_sample_test
+from dmmd_jax.mmd.kernels import RBF, Hamming, Kernel, Linear, Polynomial
 
 
 def coins(rng, n, correlation):
@@ -45,6 +45,28 @@ def test_one_and_eight_devices_agree():
   for shape, names in (((8,), ("data",)), ((2, 4), ("data", "fsdp"))):
     mesh = Mesh(np.array(jax.devices()).reshape(shape), names)
     np.testing.assert_allclose(mmd2(x, y, mesh=mesh, block_size=16), one, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [Hamming(num_categories=5), Hamming(0.5) + Linear(), RBF()])
+def test_many_samples_against_one_are_as_each_alone(kernel):
+  rng = np.random.default_rng(0)
+  y = rng.integers(0, 5, (50, 3, 3))
+  y[0] = 4  # the largest token
+  estimate = mmd2_to(y, kernel, block_size=16)
+  for n in (2, 16, 37):
+    x = rng.integers(0, 4, (n, 3, 3))
+    expected = mmd2(x, y, kernel.fit(y.reshape(50, 9))).value
+    np.testing.assert_allclose(estimate(x), expected, atol=1e-6)
+
+
+def test_what_does_not_fit_the_one_sample_is_refused():
+  estimate = mmd2_to(np.zeros((4, 2), int), Hamming(num_categories=3))
+  with pytest.raises(ValueError, match="a token is 3 but num_categories is 3"):
+    estimate(np.full((4, 2), 3))
+  with pytest.raises(ValueError, match="items of shapes"):
+    estimate(np.zeros((4, 3), int))
+  with pytest.raises(ValueError, match="at least 2 items"):
+    mmd2_to(np.zeros((1, 2), int), Hamming())
 
 
 def test_the_biased_estimate_of_a_sample_with_itself_is_zero():
