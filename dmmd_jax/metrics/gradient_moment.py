@@ -57,14 +57,16 @@ def pair_product(
 ) -> jax.Array:
   """`<g_1, g_2>` with `g_i = grad L(samples[i]) - grad L(data[i])`; both `[2, batch, ...]`."""
 
-  def gap(i):
+  def gap(samples, data):
     def difference(params):
-      value = loss(params, samples[i])
-      return value if data is None else value - loss(params, data[i])
+      value = loss(params, samples)
+      return value if data is None else value - loss(params, data)
 
     return jax.grad(difference)(params)
 
-  products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision="highest"), gap(0), gap(1))
+  # A loop of two, for a large model takes its time to compile.
+  gaps = jax.lax.map(lambda pair: gap(*pair), (samples, data))
+  products = jax.tree.map(lambda g: jnp.vdot(g[0], g[1], precision="highest"), gaps)
   return sum(jax.tree.leaves(products))
 
 

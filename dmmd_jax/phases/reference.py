@@ -47,20 +47,25 @@ class LanguageModel:
 
   def nll(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
     """Nats per token of each of tokens `[n, D]`, float32 `[n]`."""
-    # Every process has all of them.
-    everywhere = self.mesh and parallel.replicated(self.mesh)
-    text_nll = jax.jit(lambda *args: self.token_nll(*args).mean(-1), out_shardings=everywhere)
     means = []
     for i in range(0, len(tokens), batch_size):
-      batch = tokens[i : i + batch_size]
+      batch = tokens[i : i + batch_size].astype(np.int32)
       with self._shared(len(batch)):
-        means.append(text_nll(self.params, batch))
+        means.append(self._text_nll(self.params, batch))
     return np.concatenate(means)
+
+  @functools.cached_property
+  def _text_nll(self) -> Callable[[Any, np.ndarray], jax.Array]:
+    # Every process has all of them.
+    everywhere = self.mesh and parallel.replicated(self.mesh)
+    return jax.jit(lambda *args: self.token_nll(*args).mean(-1), out_shardings=everywhere)
 
   def gradient_moment(
     self, samples: np.ndarray, data: np.ndarray | None, batch_size: int
   ) -> gradient_moment.Estimate:
     """That of tokens `[n, D]` against `[m, D]`, as `metrics.gradient_moment` has it."""
+    # One dtype, one program.
+    samples, data = (None if x is None else x.astype(np.int32) for x in (samples, data))
     with self._shared(batch_size):
       return gradient_moment.gradient_moment(self.loss, self.params, samples, data, batch_size)
 
