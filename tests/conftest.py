@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 
@@ -31,6 +32,13 @@ _LONG = ("hosts", "notebooks", "main", "training", "fuzz", "parallel", "new_user
 def pytest_collection_modifyitems(items):
   place = {f"tests.test_{name}": i for i, name in enumerate(_LONG)}
   items.sort(key=lambda item: place.get(item.module.__name__, len(place)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def old_objects_are_not_collected():
+  """Jax keeps millions of objects of the tests before, which `gc.collect` looks at for a second."""
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -98,9 +98,11 @@ class Server:
     reply = self.ask(module=module, args=args, folder=folder, environment=environment)
     return Started(self, reply["pid"], folder)
 
-  def run(self, module: str, args: tuple[str, ...], limit: float = 300.0) -> Outcome:
+  def run(
+    self, module: str, args: tuple[str, ...], limit: float = 300.0, **environment: str
+  ) -> Outcome:
     """What comes of `python -m module args` within `limit` seconds, as `Started.wait` has them."""
-    return self.start(module, args).wait(limit)
+    return self.start(module, args, **environment).wait(limit)
 
 
 def slowdown() -> float:

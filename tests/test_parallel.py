@@ -14,7 +14,7 @@ from dmmd_jax.data.pipeline import Batch, Batches
 from dmmd_jax.phases import build, distill, teacher
 
 MESHES = {"one": None, "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
-STEPS = 8
+STEPS = 5
 
 
 def make_mesh(sizes):
@@ -34,6 +34,7 @@ def small_config(network):
       sizes | {"embed_dim": 8, "dtype": "float32", "classes": True, "remat": "none"}
     )
   config.teacher.batch_size = config.distill.batch_size = 16
+  config.distill.updates = "joint"
   for optimizer in (config.distill.student_optimizer, config.distill.auxiliary_optimizer):
     optimizer.warmup_steps = 1
   return config

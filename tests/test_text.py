@@ -10,15 +10,19 @@ import pytest
 from PIL import Image
 
 from tests.test_hosts import finish, start
+from tests.test_new_user import as_printed
 
 WORDS = ("old new red big wet odd", "cat dog man cow fox", "two six ten no")
 SENTENCES = [
   "The {} {} sees {} birds.".format(*x) for x in itertools.product(*map(str.split, WORDS))
 ]
-TINY = [
-  "--config=configs/text_block_dmmd.py",
+# What README.md says, and sizes.
+AS_PRINTED = [
+  "--config=configs/text_dmmd.py",
   "--config.dataset.name=textfile",
   "--config.dataset.alphabet=printable",
+]
+SIZES = [
   "--config.dataset.length=16",
   "--config.run.tensorboard=False",
   "--config.network.width=16",
@@ -43,18 +47,23 @@ def run(programs):
 
 
 @pytest.fixture(scope="module")
-def trained(run, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("text")
+def home(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("home")
   (folder / "texts").mkdir()
   (folder / "texts" / "a.txt").write_text("\n\n".join(SENTENCES))
-  done = run("main", *TINY, f"--config.dataset.path={folder / 'texts'}", f"--workdir={folder}/run")
-  assert done.code == 0, done.err[-2000:]
-  return folder, done.out
+  return folder
+
+
+@pytest.fixture(scope="module")
+def trained(home, programs):
+  """A workdir with all phases, and what they printed."""
+  said = as_printed(programs, home, f"python -m dmmd_jax.main {AS_PRINTED[0]}", *SIZES)
+  return home / "runs" / "texts", said
 
 
 def test_one_command_trains_distils_and_measures_the_users_texts(trained):
-  folder, printed = trained
-  evaluate = folder / "run" / "evaluate"
+  workdir, printed = trained
+  evaluate = workdir / "evaluate"
   results = json.loads((evaluate / "results.json").read_text())
   models = {(r["model"], r["nfe"]) for r in results["rows"] if r["metric"] == "gradient_moment"}
   # In blocks: two steps, and one evaluation that writes the block to the cache.
@@ -75,18 +84,17 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
     assert film.n_frames == 17
 
 
-def test_two_processes_measure_what_one_does(programs, trained, tmp_path):
-  folder, _ = trained
+def test_two_processes_measure_what_one_does(programs, home, trained, tmp_path):
   without = shutil.ignore_patterns("evaluate", "distill")  # a student is no other network
-  shutil.copytree(folder / "run", tmp_path / "run", ignore=without)
+  shutil.copytree(trained[0], tmp_path / "run", ignore=without)
   command = [
-    *TINY, f"--config.dataset.path={folder / 'texts'}",
+    *AS_PRINTED, *SIZES, f"--config.dataset.path={home / 'texts'}",
     "--config.phases=('evaluate',)", "--config.run.mesh=(1,-1,1)", f"--workdir={tmp_path}/run",
   ]  # fmt: skip
   finish(start(programs, command, 2, devices=2))
   one, two = (
-    json.loads((path / "run" / "evaluate" / "results.json").read_text())
-    for path in (folder, tmp_path)
+    json.loads((path / "evaluate" / "results.json").read_text())
+    for path in (trained[0], tmp_path / "run")
   )
   common = [row for row in one["rows"] if row["model"] != "student"]
   for a, b in zip(common, two["rows"], strict=True):
@@ -95,9 +103,10 @@ def test_two_processes_measure_what_one_does(programs, trained, tmp_path):
     assert a["value"] == pytest.approx(b["value"], rel=1e-3, abs=1e-5), name
 
 
-def test_text_is_printed_with_its_prompt(run, trained):
-  folder, _ = trained
-  workdir = f"--workdir={folder}/run"
+def test_text_is_printed_with_its_prompt(programs, run, home, trained):
+  text = as_printed(programs, home, "python -m dmmd_jax sample --workdir=runs/texts", "--nfe=1")
+  assert text.startswith("Once upon") and len(text.strip("\n")) == 16
+  workdir = f"--workdir={trained[0]}"
   done = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
   assert done.code == 0, done.err
   assert re.fullmatch("─── 1 of 2 ───\nThe old ca.*─── 2 of 2 ───\nThe old ca.*", done.out, re.S)
@@ -115,7 +124,7 @@ def test_text_is_printed_with_its_prompt(run, trained):
   ],
 )
 def test_what_cannot_be_printed_is_one_clear_line(run, trained, args, message):
-  done = run("sample", f"--workdir={trained[0]}/run", *args)
+  done = run("sample", f"--workdir={trained[0]}", *args)
   assert done.code == 2 and message in done.err, done.err
   assert done.err.count("\n") == 1
 
@@ -124,15 +133,15 @@ def test_anyones_samples_are_measured(run, trained, tmp_path):
   rng = np.random.default_rng(0)
   np.save(tmp_path / "a.npy", rng.integers(96, size=(40, 16)))
   np.save(tmp_path / "b.npy", rng.integers(90, size=(50, 16)))
-  left = trained[0] / "run" / "evaluate"
+  left = trained[0] / "evaluate"
   done = run(
-    "metrics", left / "samples_student_3.npz", f"--reference={trained[0]}/run",
+    "metrics", left / "samples_student_3.npz", f"--reference={trained[0]}",
     f"--data={left}/samples_real.npz", "--batch_size=3",
   )  # fmt: skip
   assert done.code == 0, done.err
   assert re.search(r"gradient_moment +[-\d.e]+ +[\d.e-]+\n", done.out), done.out
   assert "16 samples of 16 tokens" in done.out
-  args = [tmp_path / "a.npy", f"--reference={trained[0]}/run", f"--data={tmp_path}/b.npy"]
+  args = [tmp_path / "a.npy", f"--reference={trained[0]}", f"--data={tmp_path}/b.npy"]
   for more in ([], ["--batch_size=8"]):
     np.save(tmp_path / "c.npy", rng.integers(97, size=(40, 16)))
     done = run("metrics", tmp_path / ("c.npy" if more else "a.npy"), *args[1:], *more)
@@ -164,6 +173,6 @@ def test_unusable_texts_end_in_one_line_before_anything_is_written(run, tmp_path
   if content:
     (tmp_path / "texts" / "a.txt").write_bytes(content)
   args = [f"--config.dataset.path={tmp_path}/texts", "--config.evaluate.sample_batch_size=999"]
-  done = run("main", *TINY, *args, f"--workdir={tmp_path}/run")
+  done = run("main", *AS_PRINTED, *SIZES, *args, f"--workdir={tmp_path}/run")
   assert done.code == 2 and message in done.err
   assert done.err.count("\n") == 1 and not (tmp_path / "run").exists()
