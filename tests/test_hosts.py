@@ -26,7 +26,7 @@ def start(programs, args, num_processes, devices=4, module="dmmd_jax.main"):
   for i in range(num_processes):
     environment = {
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // num_processes} {QUICK}",
-      "DMMD_PATIENCE_SECONDS": "10",
+      "DMMD_PATIENCE_SECONDS": "5",
     }
     if num_processes > 1:
       environment |= {

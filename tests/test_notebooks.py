@@ -33,10 +33,10 @@ with open(path, "wb") as file:
 """
 
 
-def run(name, folder, *wanted, flags=QUICK, network=(), **shorter):
+def run(name, folder, *wanted, flags=QUICK, fields=(), **shorter):
   """Variables after all cells of a notebook have run, with some numbers of steps made less.
 
-  And with fields of `network` for those of the config.
+  And with other values of some `fields` of the config.
   """
   cells = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
   cells = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -48,7 +48,7 @@ def run(name, folder, *wanted, flags=QUICK, network=(), **shorter):
       *(re.subn(line, f"config.{phase}.num_steps = {steps}", x) for x in sources), strict=True
     )
     assert sum(counts) == 1, f"no cell sets the steps of {phase}"
-  given = "".join(f"\nconfig.network.{field} = {value}" for field, value in dict(network).items())
+  given = "".join(f"\nconfig.{field} = {value!r}" for field, value in dict(fields).items())
   sources = [
     re.sub(r"^config = .*get_config\(\)$", rf"\g<0>{given}", x, flags=re.M) for x in sources
   ]
@@ -88,9 +88,9 @@ def test_metrics(tmp_path):
 
 
 def test_digits(tmp_path):
-  small = {"width": 64, "depth": 2}
+  small = {"network.width": 64, "network.depth": 2, "distill.updates": "joint"}
   (frechet,) = run(
-    "digits.ipynb", tmp_path, "frechet", flags=RUNS_FAST, network=small, teacher=200, distill=40
+    "digits.ipynb", tmp_path, "frechet", flags=RUNS_FAST, fields=small, teacher=200, distill=40
   )
   # What the text of the notebook says, as far as so short a training can show it.
   assert frechet["teacher", 32] < frechet["teacher", 4] < frechet["teacher", 1]

@@ -242,6 +242,7 @@ def test_killed_three_times_and_restarted_ends_bit_identical(programs, tmp_path)
     "--config.phases=('teacher','distill')",
     "--config.teacher.num_steps=28",
     "--config.distill.num_steps=28",
+    "--config.distill.updates=joint",
   ]
   assert start(tmp_path / "whole").wait(300).code == 0
   broken, rng, kills = tmp_path / "broken", np.random.default_rng(), 0
