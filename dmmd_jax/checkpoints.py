@@ -85,9 +85,15 @@ def restore_newest(
 def restore_part(directory: epath.Path, step: int, abstract_part):
   """Reads the parts `abstract_part`, such as `{"ema": params}`, of the checkpoint of `step`.
 
-  Raises `DamagedModelError` where they are damaged or absent, `OSError` where the storage fails.
+  Raises `DamagedModelError` where they are damaged or absent, `CheckpointError` where they are
+  those of another program, `OSError` where the storage fails.
   """
   part, why = saved_state.read(directory / str(step), abstract_part)
+  if why and (other := saved_state.other_shape(directory / str(step), abstract_part)):
+    raise CheckpointError(
+      f"checkpoint {step} of {directory} has {other}; use it with the version of dmmd_jax that"
+      " wrote it, or train anew in another --workdir"
+    )
   if why:
     raise DamagedModelError(directory, step, why)
   return part

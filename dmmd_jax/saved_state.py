@@ -80,6 +80,25 @@ def read(path: epath.Path, abstract) -> tuple[Any, str]:
   return state, why
 
 
+def other_shape(path: epath.Path, abstract) -> str:
+  """Of an array that is there in another shape than in `abstract`: its name and both, or ""."""
+  try:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      tree = checkpointer.metadata(absolute(path / "default")).item_metadata.tree
+    there = _shapes(tree)
+  except Exception:  # of a damaged one there may be anything
+    return ""
+  for name, shape in _shapes(abstract).items():
+    if there.get(name, shape) != shape:
+      return f"{name} of shape {there[name]}, where this program has {shape}"
+  return ""
+
+
+def _shapes(tree) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(p, simple=True, separator="."): tuple(x.shape) for p, x in leaves}
+
+
 def absolute(directory: epath.Path) -> epath.Path:
   """The path that orbax wants; `absolute` takes the name of a bucket for that of a folder."""
   return directory if directory.is_absolute() else directory.absolute()

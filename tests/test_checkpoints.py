@@ -248,3 +248,14 @@ def test_a_part_of_a_damaged_checkpoint_is_one_line(whole, tmp_path):
     checkpoints.restore_part(epath.Path(folder), 8, {"table": abstract["table"]})
   checkpoints.set_aside(epath.Path(folder), 10)
   assert saved_steps(pathlib.Path(tmp_path / "run")) == [8]
+
+
+def test_a_part_of_another_shape_is_no_damage(whole):
+  """Such as the network of another version: its phase is not to run again."""
+  folder, table = epath.Path(whole[0] / "checkpoints"), whole[1]["table"]
+  larger = jax.ShapeDtypeStruct((130, 64), table.dtype, sharding=table.sharding)
+  with pytest.raises(checkpoints.CheckpointError) as error:
+    checkpoints.restore_part(folder, 10, {"table": larger})
+  assert not isinstance(error.value, checkpoints.DamagedModelError)
+  assert "table of shape (128, 64), where this program has (130, 64)" in str(error.value)
+  assert saved_steps(whole[0]) == [8, 10]
