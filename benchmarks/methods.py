@@ -2,13 +2,14 @@
 
     python -m benchmarks.methods --data=hmm --teacher=runs/hmm_dmmd --minutes=5 --out=runs/methods
 
-times a step of each method, compiled, and gives it as many steps as fill `--minutes`. A learning
-rate is chosen for each by the same search, of one seed and half of the time each, by the first
-metric at four steps on the validation split; then every seed is distilled and measured on
-`--split`. Process and loss are those of the teacher; what a method cannot do with it is printed in
-its own words. `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a
-seed. What is complete in `--out` is not run again, times and choices included (`choices/`).
-Arguments after `--` go to every run. The time of ReDi is without that of drawing its couples.
+times a step of each method, compiled, and gives it as many steps as fill `--minutes`, less the time
+of what it makes before the first one, such as the couples of ReDi. A learning rate is chosen for
+each by the same search, of one seed and half of the time each, by the first metric at four steps on
+the validation split; then every seed is distilled and measured on `--split`. Process and loss are
+those of the teacher; what a method cannot do with it is printed in its own words.
+`--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
+complete in `--out` is not run again, times and choices included (`choices/`).
+Arguments after `--` go to every run.
 
 It prints tables (mean over seeds, and the larger of its standard error and that of one cell), and
 writes `results.json` for `benchmarks.tables`, and `methods.png`.
@@ -20,15 +21,17 @@ import functools
 import json
 import math
 import pathlib
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from etils import epath
 
 from benchmarks import few_steps
-from benchmarks.steps import distill_step
+from benchmarks.steps import distill_programs
 from dmmd_jax import config as config_checks
 from dmmd_jax import config_file, records
 from dmmd_jax.distillation import registry
@@ -124,11 +127,17 @@ def split(flags: list[str]) -> tuple[str, list[str]]:
   return flags[0].removeprefix("--config="), flags[1:]
 
 
-def seconds_per_step(flags: list[str]) -> float:
-  """The least of three times of a compiled step, that of a teacher that is not trained."""
+def costs(flags: list[str]) -> tuple[float, float]:
+  """Seconds of the start, and the least of three times of a step, of a teacher that is not trained.
+
+  Compiled both.
+  """
   config = load(flags)
   config_checks.check(config)
-  step = distill_step(config)
+  init, step = distill_programs(config)
+  start = time.perf_counter()
+  jax.block_until_ready(init())
+  begun = time.perf_counter() - start
   jax.block_until_ready(step())
   times = []
   for _ in range(3):
@@ -136,11 +145,11 @@ def seconds_per_step(flags: list[str]) -> float:
     for _ in range(_TIMED):
       jax.block_until_ready(step())
     times.append((time.perf_counter() - start) / _TIMED)
-  return min(times)
+  return begun, min(times)
 
 
-def kept(path, key: str, make: Callable[[], float]) -> float:
-  """A number of a file of numbers, made where the file has none by this name."""
+def kept(path, key: str, make: Callable[[], Any]) -> Any:
+  """A value of a JSON file, made where the file has none by this name."""
   found = json.loads(path.read_text()) if path.is_file() else {}
   if key not in found:
     found[key] = make()
@@ -149,9 +158,14 @@ def kept(path, key: str, make: Callable[[], float]) -> float:
   return found[key]
 
 
-def timed(flags: list[str], seconds: float, per_step: float) -> list[str]:
-  """Flags of a run that trains for so many seconds."""
-  return [*flags, f"--config.distill.num_steps={max(1, round(seconds / per_step))}"]
+def timed(flags: list[str], seconds: float, cost: tuple[float, float]) -> list[str]:
+  """Flags of a run that trains for so many seconds. Raises `ConfigError` where it cannot begin."""
+  begun, per_step = cost
+  if begun + per_step > seconds:
+    raise config_checks.ConfigError(
+      f"{begun:.3g} s before the first step, and {per_step:.3g} s a step; give more --minutes"
+    )
+  return [*flags, f"--config.distill.num_steps={round((seconds - begun) / per_step)}"]
 
 
 def at_rate(flags: list[str], factor: float) -> list[str]:
@@ -165,14 +179,14 @@ def at_rate(flags: list[str], factor: float) -> list[str]:
 
 
 def choose_rate(
-  method: str, data: Data, flags: list[str], per_step: float, args: argparse.Namespace
+  method: str, data: Data, flags: list[str], cost: tuple[float, float], args: argparse.Namespace
 ) -> float:
   """The factor of the rates with the lowest first metric on the validation split."""
   factors = [float(factor) for factor in args.rates.split(",")]
   if len(factors) == 1:
     return factors[0]
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
-  half = timed(flags, 30.0 * args.minutes, per_step)
+  half = timed(flags, 30.0 * args.minutes, cost)
   steps = 1 if method == "dimo" else CHOSEN_AT
 
   def value(factor: float) -> float:
@@ -208,11 +222,18 @@ def main() -> None:
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
       continue
-    choices = args.out / "choices" / f"{method}.json"
-    per_step = kept(choices, "seconds_per_step", functools.partial(seconds_per_step, flags))
-    choose = functools.partial(choose_rate, method, data, flags, per_step, args)
-    chosen = at_rate(flags, kept(choices, f"rate of {args.rates}", choose))
-    variants[method] = (method, *split(timed(chosen, 60.0 * args.minutes, per_step)))
+    # Of other flags or another teacher they would be others.
+    made_of = shlex.join([*flags, *map(str, few_steps.teachers_of(args))])
+    keep = functools.partial(kept, args.out / "choices" / f"{method}.json")
+    cost = keep(f"seconds of {made_of}", functools.partial(costs, flags))
+    choose = functools.partial(choose_rate, method, data, flags, cost, args)
+    try:
+      rate = keep(f"rate of {args.rates} in {args.minutes:g} minutes of {made_of}", choose)
+      chosen = timed(at_rate(flags, rate), 60.0 * args.minutes, cost)
+    except config_checks.ConfigError as error:
+      print(f"{method}: {error}", flush=True)
+      continue
+    variants[method] = (method, *split(chosen))
   results = few_steps.compare(variants, STEPS, args)
   few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)
   first = data.metrics[0]

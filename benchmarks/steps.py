@@ -19,16 +19,18 @@ from dmmd_jax.phases import build, distill, teacher
 ROUNDS = 20
 
 
-def distill_step(config):
-  """A compiled step as a function without arguments."""
+def distill_programs(config):
+  """The start of a student and a step of it, compiled, as functions without arguments."""
   dataset = build.make_dataset(config)
   method = distill.make_method(config, dataset)
   params = nn.unbox(jax.jit(method.parts.auxiliary.init)(jax.random.key(0)))
-  state = nn.unbox(jax.jit(method.init)(jax.random.key(1), params))
+  init = jax.jit(lambda params: nn.unbox(method.init(jax.random.key(1), params)))
+  init = init.lower(params).compile()
+  state = init(params)
   size = config.distill.batch_size * method.batches_per_step
   batch = Batch(jnp.asarray(dataset.train[:size]))
-  compiled = jax.jit(method.step).lower(state, batch, jax.random.key(2)).compile()
-  return lambda: compiled(state, batch, jax.random.key(2))
+  step = jax.jit(method.step).lower(state, batch, jax.random.key(2)).compile()
+  return lambda: init(params), lambda: step(state, batch, jax.random.key(2))
 
 
 def teacher_steps(config, count: int):
@@ -67,11 +69,13 @@ def compare(name: str, ours, theirs) -> None:
 
 def main() -> None:
   config = digits_dmmd.get_config()
-  alternate = distill_step(config)
+  _, alternate = distill_programs(config)
   config.distill.updates = "joint"
-  compare("joint / generator + auxiliary", distill_step(config), alternate)
+  _, joint = distill_programs(config)
+  compare("joint / generator + auxiliary", joint, alternate)
   config = digits_kernel.get_config()
-  compare("kernel score / two teacher steps", distill_step(config), teacher_steps(config, 2))
+  _, score = distill_programs(config)
+  compare("kernel score / two teacher steps", score, teacher_steps(config, 2))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatc
       assert "process.name" in str(error)
       refused.add(method)
       continue
-    found = methods.load(methods.timed(methods.at_rate(flags, 2.0), 3.0, 0.01))
+    found = methods.load(methods.timed(methods.at_rate(flags, 2.0), 3.5, (0.5, 0.01)))
     checks.check(found)
     assert (found.process.name, found.teacher.loss) == (process, "bound")
     assert found.distill.method == method and found.distill.num_steps == 300
@@ -46,3 +46,9 @@ def test_a_number_is_kept_by_its_name(tmp_path):
   assert methods.kept(path, "rate of 1", lambda: 3.0) == 3.0
   assert methods.kept(path, "rate of 1", lambda: 4.0) == 3.0
   assert methods.kept(path, "rate of 1,2", lambda: 5.0) == 5.0
+
+
+def test_what_is_made_before_the_first_step_counts():
+  with pytest.raises(checks.ConfigError, match=r"2 s before the first step, and 0\.5 s"):
+    methods.timed([], 2.4, (2.0, 0.5))
+  assert methods.timed([], 3.0, (2.0, 0.5)) == ["--config.distill.num_steps=2"]
