@@ -54,14 +54,18 @@ TEACHER = "TEACHER"
 def compare(
   variants: dict[str, tuple[str, str, list[str]]], steps: tuple[int, ...], args: argparse.Namespace
 ) -> dict[str, list[dict]]:
-  """What `read` finds for every seed of every variant: a folder in `--out`, a config, overrides."""
+  """What `read` finds for every seed of every variant: a folder in `--out`, a config, overrides.
+
+  The teacher is measured at all steps beside the first variant.
+  """
   teachers = teachers_of(args)
   results = {name: [] for name in variants}
   for seed in range(args.seeds):
     teacher = teachers[seed % len(teachers)]
-    for name, (folder, config, overrides) in variants.items():
+    for i, (name, (folder, config, overrides)) in enumerate(variants.items()):
       workdir = args.out / folder / str(seed)
-      given = [word.replace(TEACHER, str(teacher)) for word in overrides]
+      given = [f"--config.evaluate.teacher_nfe={steps[:1] if i else steps}"]
+      given += [word.replace(TEACHER, str(teacher)) for word in overrides]
       run(config, seed, teacher, workdir, steps, args.split, given)
       results[name].append(read(workdir))
   return results
@@ -84,8 +88,8 @@ def run(
   command = [
     sys.executable, "-m", "dmmd_jax.main", f"--config={config}", f"--workdir={workdir}",
     "--config.phases=('distill','evaluate')", f"--config.distill.teacher_workdir={teacher}",
-    f"--config.run.seed={seed}", f"--config.evaluate.teacher_nfe={steps}",
-    f"--config.evaluate.student_nfe={steps}", f"--config.evaluate.split={split}", *extra,
+    f"--config.run.seed={seed}", f"--config.evaluate.student_nfe={steps}",
+    f"--config.evaluate.split={split}", *extra,
   ]  # fmt: skip
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 

@@ -47,10 +47,13 @@ def test_seeds_take_teachers_by_turns(monkeypatch, tmp_path):
   monkeypatch.setattr(few_steps, "read", lambda workdir: workdir)
   args = argparse.Namespace(split="validation", teacher=["a", "b"], seeds=3, out=tmp_path)
   overrides = ["--config.reference.workdir=TEACHER", "--x=1"]
-  found = few_steps.compare({"ours": ("folder", "config.py", overrides)}, (1, 2), args)
-  assert found == {"ours": [tmp_path / "folder" / str(seed) for seed in range(3)]}
-  assert [call[2] for call in calls] == ["a", "b", "a"]
-  assert calls[1][-1] == ["--config.reference.workdir=b", "--x=1"]
+  variants = {"ours": ("folder", "config.py", overrides), "other": ("b", "config.py", [])}
+  found = few_steps.compare(variants, (1, 2), args)
+  assert found["ours"] == [tmp_path / "folder" / str(seed) for seed in range(3)]
+  assert [call[2] for call in calls] == ["a", "a", "b", "b", "a", "a"]
+  nfe = "--config.evaluate.teacher_nfe="
+  assert calls[2][-1] == [f"{nfe}(1, 2)", "--config.reference.workdir=b", "--x=1"]
+  assert calls[3][-1] == [f"{nfe}(1,)"]  # of the same teacher
 
 
 def test_comparisons_read_steps_and_errors(tmp_path):
