@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
   distill.top_p = 1.0
   distill.top_p_penalty = 2.0
   distill.from_prior = False
+  distill.lora_rank = 0
 
   # Of the settings of methods those of the one that is chosen are used; docs/methods.md has all.
   distill.dmmd = dmmd = ConfigDict()

@@ -11,6 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dmmd_jax import saved_state
+from dmmd_jax.fields import upgraded
 from dmmd_jax.nested import differences
 
 _LAST = "commit_success.txt"
@@ -174,7 +175,7 @@ def _restore(directory: epath.Path, step: int, abstract_state, origin: dict[str,
     )
   if why:
     raise saved_state.DamageError(why)
-  if changed := differences(notes.get("origin", origin), origin):
+  if changed := differences(upgraded(notes.get("origin", origin)), origin):
     raise CheckpointError(
       f"checkpoint {step} of {directory} is of another run ({'; '.join(changed[:3])}); put back"
       " that of this run, or move it away to go on from the one before"

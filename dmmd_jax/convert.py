@@ -132,9 +132,13 @@ def export(args) -> str:
   from dmmd_jax.teachers.export import folder_of_teacher, kind_of, write
 
   kind = kind_of(source)
-  denoiser = make_denoiser(source.config, student=args.model == "student")
+  denoiser, mesh = make_denoiser(source.config), parallel.make_mesh()
   try:
-    params = build.load_ema(source, denoiser.init, parallel.make_mesh())
+    if args.model == "student":
+      student = make_denoiser(source.config, student=True)
+      params = build.load_student(source, student, denoiser, mesh)
+    else:
+      params = build.load_ema(source, denoiser.init, mesh)
   except CheckpointError as error:
     raise ValueError(str(error)) from error
   size = write(out, source, params, folder_of_teacher(source))

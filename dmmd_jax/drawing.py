@@ -52,9 +52,12 @@ def load(
     dataset = build.make_dataset(config) if _needs_data(config) else build.outline(config)
   except ImageError as error:
     raise ValueError(str(error)) from error
-  denoiser = build.make_denoiser(config, dataset, student=is_student)
-  mesh = parallel.make_mesh()
-  params = build.load_ema(source, denoiser.init, mesh)
+  denoiser, mesh = build.make_denoiser(config, dataset), parallel.make_mesh()
+  if is_student:
+    student = build.make_denoiser(config, dataset, student=True)
+    denoiser, params = student, build.load_student(source, student, denoiser, mesh)
+  else:
+    params = build.load_ema(source, denoiser.init, mesh)
   draw = student_draw(config, dataset, sampling) if is_student else (sampling,)
   return Model(denoiser.guided(guidance), params, dataset, mesh, *draw)
 

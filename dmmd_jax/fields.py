@@ -6,7 +6,9 @@ own file. Rules on several fields together are in `config.py`, and with those se
 """
 
 import dataclasses
+from typing import Any
 
+from dmmd_jax import nested
 from dmmd_jax.diffusion import registry as samplers
 from dmmd_jax.distillation import registry
 from dmmd_jax.fields_network import DTYPE, NETWORK
@@ -27,8 +29,16 @@ RENAMED = {
   "evaluate.block_size": "evaluate.sample_batch_size",
 }
 
+# What records mean of before there were these fields, by what they lack.
+ADDED = {"distill.lora_rank": 0}
+
 # Times are float32: a finer grid of them does not exist.
 _MOST_TIMES = 2**24
+
+
+def upgraded(recorded: Any) -> Any:
+  """What an earlier version has recorded, in the fields of this one."""
+  return nested.completed(nested.renamed(recorded, RENAMED), ADDED)
 
 
 def _of(kind: str, fields: dict[str, Field]) -> dict[str, Field]:
@@ -203,6 +213,10 @@ FIELDS: dict[str, Field] = {
     ),
     top_p_penalty=Field(Real("(0, 100]"), "Nats that excluded tokens lose (the paper's Delta)."),
     from_prior=Field(Flag(), "Whether t = 1 always, the one-step setting of DiMO."),
+    lora_rank=Field(
+      Whole(0, 2**16),
+      "Rank of the changes to the teacher that student and auxiliary are; 0: whole networks.",
+    ),
   ),
   **section("distill.student_optimizer", **_OPTIMIZER),
   **section("distill.auxiliary_optimizer", **_OPTIMIZER),

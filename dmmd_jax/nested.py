@@ -54,6 +54,22 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
   return value
 
 
+def completed(value: Any, fields: dict[str, Any]) -> Any:
+  """Nested dicts, however deep a config is in them, with `fields` that a training phase lacks.
+
+  A section of it that another phase has recorded is not whole, and has no `num_steps`.
+  """
+  if not isinstance(value, dict):
+    return value
+  value = {name: completed(inner, fields) for name, inner in value.items()}
+  for field, default in fields.items():
+    section, last = field.split(".")
+    found = value.get(section)
+    if isinstance(found, dict) and "num_steps" in found:
+      found.setdefault(last, default)
+  return value
+
+
 def with_tuples(value):
   """JSON's lists as the tuples that they were in the config."""
   if isinstance(value, dict):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from dmmd_jax import nested
 from dmmd_jax.config_file import ConfigError
-from dmmd_jax.fields import RENAMED
+from dmmd_jax.fields import upgraded
 from dmmd_jax.integrity import find_damage, read_json, sha256, write_json
 from dmmd_jax.versions import made_by
 from dmmd_jax.workdir import latest_step, locate
@@ -255,7 +255,7 @@ def read_begun(folder: epath.Path) -> dict[str, Any] | None:
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
-  return nested.renamed(read_json(path), RENAMED)
+  return upgraded(read_json(path))
 
 
 def _require_same(config: ConfigDict, name: str, source: Source) -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from dmmd_jax import cli, nested, records
+from dmmd_jax import cli, records
 from dmmd_jax.config import ConfigError
-from dmmd_jax.fields import RENAMED
+from dmmd_jax.fields import upgraded
 from dmmd_jax.workdir import latest_step
 
 PHASES = ("reference", "teacher", "distill", "evaluate")
@@ -99,7 +99,7 @@ def read_phase(folder: epath.Path) -> Phase:
     if folder.name != "evaluate":
       return Phase("complete", step, num_steps, config)
     is_current = records.current_inputs(folder.parent, begun) == begun["inputs"]
-    results = nested.renamed(json.loads((folder / "results.json").read_text()), RENAMED)
+    results = upgraded(json.loads((folder / "results.json").read_text()))
     return Phase("complete" if is_current else "out of date", step, None, config, results)
   except (ConfigError, OSError):
     return Phase("damaged", 0, None, {})

@@ -1,5 +1,6 @@
 """A result is complete for exactly what it was made from, and for nothing else."""
 
+import json
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd, toy_dmmd
 from dmmd_jax import integrity, nested, records
 from dmmd_jax.config import ConfigError
-from dmmd_jax.fields import RENAMED
+from dmmd_jax.fields import ADDED, RENAMED
 
 
 def make(module, **overrides):
@@ -92,6 +93,23 @@ def test_a_run_of_before_fields_were_renamed_is_complete(tmp_path):
   config = digits()
   records.check(config, tmp_path)
   assert all(is_complete(config, tmp_path, phase) for phase in config.phases)
+
+
+def test_a_run_of_before_there_was_a_field_is_complete(tmp_path):
+  whole(tmp_path, digits())
+  assert ADDED
+  for path in [*tmp_path.glob("*/config.json"), *tmp_path.glob("*/record.json")]:
+    text = json.dumps(integrity.read_json(path))
+    for field, value in ADDED.items():
+      text = text.replace(f'"{field.split(".")[1]}": {json.dumps(value)}, ', "")
+    assert "lora_rank" not in text
+    integrity.write_json(path, json.loads(text))
+  config = digits()
+  records.check(config, tmp_path)
+  assert all(is_complete(config, tmp_path, phase) for phase in config.phases)
+  changed = digits(distill__lora_rank=3)
+  with pytest.raises(ConfigError, match="lora_rank: 0 -> 3"):
+    records.check(changed, tmp_path)
 
 
 def trained_on(phase):

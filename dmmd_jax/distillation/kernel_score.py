@@ -191,6 +191,7 @@ class KernelScore:
   score: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
 
   noises = ANY_NOISE
+  takes_low_rank = True
   batches_per_step = 1
 
   def init(self, key: jax.Array, teacher: Any) -> updates.State:

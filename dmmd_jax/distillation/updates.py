@@ -160,6 +160,7 @@ class WithAuxiliary:
   parts: Parts
 
   noises = ANY_NOISE
+  takes_low_rank = True
 
   @property
   def batches_per_step(self) -> int:

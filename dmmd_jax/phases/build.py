@@ -16,6 +16,7 @@ from dmmd_jax.diffusion import processes, registry, samplers, schedules
 from dmmd_jax.diffusion.fast_memory import LANES, LARGE
 from dmmd_jax.diffusion.samplers import Sampling, grids
 from dmmd_jax.digest import digest
+from dmmd_jax.distillation import low_rank
 from dmmd_jax.networks import dit, llama, noise, transformer, uvit
 from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.records import Source
@@ -195,15 +196,32 @@ def load_ema(source: Source, init: Callable[[jax.Array], Any], mesh: jax.shardin
 
   Raises `DamagedModelError` where they are not those that were recorded.
   """
+  ema = _load_part(source, "ema", init, mesh)
+  if source.digest not in (None, digest(ema)):
+    why = "its parameters are not those recorded"
+    raise checkpoints.DamagedModelError(source.path / "checkpoints", source.step, why)
+  return ema
+
+
+def _load_part(source: Source, name: str, init: Callable, mesh: jax.sharding.Mesh) -> Any:
   boxed = jax.eval_shape(init, jax.random.key(0))
   shardings = parallel.state_shardings(mesh, boxed)
   abstract = checkpoints.abstract_like(nn.unbox(boxed), shardings)
-  directory = source.path / "checkpoints"
-  ema = checkpoints.restore_part(directory, source.step, {"ema": abstract})["ema"]
-  if source.digest not in (None, digest(ema)):
-    why = "its parameters are not those recorded"
-    raise checkpoints.DamagedModelError(directory, source.step, why)
-  return ema
+  return checkpoints.restore_part(source.path / "checkpoints", source.step, {name: abstract})[name]
+
+
+def load_student(
+  source: Source, student: Denoiser, teacher: Denoiser, mesh: jax.sharding.Mesh
+) -> Any:
+  """As `load_ema`, the parameters of a student; changes of low rank are merged with their trunk."""
+  c = source.config.distill
+  if not c.lora_rank:
+    return load_ema(source, student.init, mesh)
+
+  make = lambda key: low_rank.make_changes(key, teacher.init(key), c.lora_rank, student.init(key))
+  changes, cast = load_ema(source, make, mesh), lambda x: x.astype(c.teacher_dtype)
+  trunk = _load_part(source, "teacher", lambda key: jax.tree.map(cast, teacher.init(key)), mesh)
+  return jax.jit(low_rank.merge)(trunk, changes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from etils import epath
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.distillation import registry
+from dmmd_jax.distillation.low_rank import LowRank
 from dmmd_jax.distillation.parts import Method, Parts, Training
 from dmmd_jax.optimization import make_optimizer
 from dmmd_jax.phases import build
@@ -41,7 +42,8 @@ def make_method(config, dataset) -> Method:
     name: settings(**config.distill.get(name, {}))
     for name, settings in registry.settings(cls).items()
   }
-  return cls(make_parts(config, dataset), **sections)
+  method = cls(make_parts(config, dataset), **sections)
+  return LowRank(method, config.distill.lora_rank) if config.distill.lora_rank else method
 
 
 def make_parts(config, dataset) -> Parts:

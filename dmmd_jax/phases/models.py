@@ -63,7 +63,7 @@ def make_models(
   models = [_answering(model, dataset)]
   if "student" in sources:
     student = build.make_denoiser(config, dataset, student=True)
-    params = build.load_ema(sources["student"], student.init, mesh)
+    params = build.load_student(sources["student"], student, denoiser, mesh)
     made_by = sources["student"].config
     require_common_sampler(made_by.distill.method, c.student_sampler)
     sampling = build.make_sampling(c, c.student_sampler)

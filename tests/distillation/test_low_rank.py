@@ -1,0 +1,146 @@
+"""Changes of low rank: what they start as, what a step makes of them, what is saved of them."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from configs import coins_dmmd
+from dmmd_jax import config as checks
+from dmmd_jax import experiment, parallel, records
+from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.distillation import low_rank
+from dmmd_jax.phases import build, distill
+
+KEY, RATE = jax.random.key(3), 0.1
+
+
+def make_config(rank, **changes):
+  config = coins_dmmd.get_config()
+  config.run.tensorboard = False
+  config.network.update({"width": 16, "depth": 2})
+  config.distill.update({"lora_rank": rank, "updates": "joint", "batch_size": 16} | changes)
+  return config
+
+
+def make_method(rank, **changes):
+  """A method by plain gradient descent, its data, and a teacher that says something."""
+  config = make_config(rank, **changes)
+  dataset = build.make_dataset(config)
+  method = distill.make_method(config, dataset)
+  sgd = {"student_optimizer": optax.sgd(RATE), "auxiliary_optimizer": optax.sgd(RATE)}
+  plain = method.method if rank else method
+  training = dataclasses.replace(plain.parts.training, **sgd)
+  plain = dataclasses.replace(plain, parts=dataclasses.replace(plain.parts, training=training))
+  shapes = nn.unbox(jax.eval_shape(plain.parts.auxiliary.init, KEY))
+  rng = np.random.default_rng(0)
+  teacher = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype), shapes)
+  batch = Batch(np.asarray(dataset.train[:16], np.int32))
+  return low_rank.LowRank(plain, rank) if rank else plain, teacher, batch
+
+
+def init_and_step(method, teacher, batch):
+  @jax.jit
+  def run(teacher):
+    state = nn.unbox(method.init(KEY, teacher))
+    return state, *method.step(state, batch, jax.random.key(4))
+
+  return jax.device_get(run(teacher))
+
+
+@pytest.mark.parametrize("name", ["dmmd", "kernel_score"])
+def test_a_step_follows_the_gradient_of_the_whole_network(name):
+  """That of `W + down @ up` in `up` is `down^T dW`, and none in `down`, where `up` is zero."""
+  whole, teacher, batch = make_method(0, method=name)
+  before, after, metrics = init_and_step(whole, teacher, batch)
+  changed, *_ = make_method(3, method=name)
+  start, end, same_metrics = init_and_step(changed, teacher, batch)
+  losses = [loss for loss in metrics if loss.endswith("loss")]
+  np.testing.assert_allclose(
+    [metrics[x] for x in losses], [same_metrics[x] for x in losses], rtol=1e-5
+  )
+  models = ["student"] if name == "kernel_score" else ["student", "auxiliary"]
+  for model in models:
+    of_whole, of_changes = getattr(before, model).params, getattr(start, model).params
+    jax.tree.map(np.testing.assert_array_equal, low_rank.merge(teacher, of_changes), of_whole)
+    old, new = (flatten_dict(getattr(s, model).params, sep="/") for s in (before, after))
+    found = getattr(end, model).params
+    assert len(found["changes"]) > 5 and all(n.endswith("kernel") for n in found["changes"])
+    for kernel, change in found["changes"].items():
+      down = of_changes["changes"][kernel]["down"]
+      expected = np.swapaxes(down, -1, -2) @ (new[kernel] - old[kernel])
+      np.testing.assert_allclose(change["up"], expected, rtol=1e-4, atol=1e-7, err_msg=kernel)
+      np.testing.assert_array_equal(change["down"], down)
+    for own, value in found["own"].items():
+      assert "noise" in own
+      np.testing.assert_allclose(value, new[own], rtol=1e-4, atol=1e-7)
+    assert bool(found["own"]) == (model == "student")
+  jax.tree.map(np.testing.assert_array_equal, end.teacher, teacher)
+  # Where the auxiliary model is the teacher still, the generator's loss has no gradient.
+  last = getattr(end, models[-1]).params["changes"]
+  assert max(np.abs(change["up"]).max() for change in last.values()) > 1e-4
+
+
+def test_a_step_on_a_mesh_is_that_of_one_device():
+  method, teacher, batch = make_method(2)
+
+  def run(devices, axes):
+    mesh = jax.sharding.Mesh(np.array(devices).reshape(axes), parallel.AXES)
+    boxed = jax.eval_shape(method.init, KEY, teacher)
+    shardings = parallel.state_shardings(mesh, boxed)
+
+    @jax.jit
+    def init_and_step(teacher, batch):
+      state = jax.lax.with_sharding_constraint(nn.unbox(method.init(KEY, teacher)), shardings)
+      return method.step(state, batch, jax.random.key(4))
+
+    with parallel.use(mesh):
+      placed = parallel.place_batch(mesh, batch, np.arange(16), 16)
+      state, metrics = jax.device_get(init_and_step(teacher, placed))
+    split = [s.spec for s in jax.tree.leaves(shardings.student.params)]
+    return state, metrics, split
+
+  found, metrics, split = run(jax.devices(), (2, 2, 2))
+  expected, other, _ = run(jax.devices()[:1], (1, 1, 1))
+  assert any("fsdp" in str(spec) for spec in split) and any("tensor" in str(x) for x in split)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+    (found, metrics), (expected, other),
+  )  # fmt: skip
+
+
+def test_a_student_of_low_rank_is_trained_kept_and_measured(tmp_path):
+  config = make_config(
+    4, method="kernel_score", num_steps=400, batch_size=64, teacher_dtype="bfloat16"
+  )
+  config.teacher.num_steps = 150
+  config.distill.student_optimizer.learning_rate = 1e-2
+  config.evaluate.update({"teacher_nfe": (1,), "student_nfe": (1,), "num_sample_batches": 2})
+  dataset, mesh = (
+    build.make_dataset(config),
+    jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES),
+  )
+  for phase in config.phases:
+    experiment.run_phase(config, phase, dataset, tmp_path, mesh)
+  results = json.loads((tmp_path / "evaluate" / "results.json").read_text())
+  wrong = {r["model"]: r["value"] for r in results["rows"] if r["metric"] == "impossible"}
+  assert 0.4 < wrong["teacher"] < 0.6 and wrong["student"] < 0.8 * wrong["teacher"], wrong
+  source = records.find_model(tmp_path, "student")
+  student, teacher = (build.make_denoiser(config, dataset, student=s) for s in (True, False))
+  params = build.load_student(source, student, teacher, mesh)
+  wanted = nn.unbox(jax.eval_shape(student.init, KEY))
+  assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(lambda x: x.shape, wanted)
+  assert params["layers"]["qkv"]["kernel"].dtype == "bfloat16"
+  size = sum(path.stat().st_size for path in (tmp_path / "distill").rglob("*") if path.is_file())
+  assert size < 10_000_000
+
+
+def test_a_method_whose_student_becomes_the_teacher_is_refused():
+  config = make_config(4, method="sdtt", noise="none")
+  with pytest.raises(checks.ConfigError, match=r"distill.lora_rank is 4; a student of sdtt"):
+    checks.check(config)
