@@ -22,12 +22,6 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {QUICK}"
 )
 
-# Each worker has cores of its own: XLA starts a thread for every core that it sees, and those of
-# several workers wait for each other.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-  cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-  os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % len(cores) :: count])
-
 # A shell starts programs in the background with Ctrl-C ignored, which those of the tests inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -31,6 +31,15 @@ def tiny(**overrides):
   return config
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+  """For which programs compile sooner."""
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, "make_mesh", lambda *_: mesh)
+    yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A workdir in which all phases are complete."""

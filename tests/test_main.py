@@ -82,6 +82,7 @@ TINY = [
   "--config.teacher.num_steps=20",
   "--config.teacher.batch_size=32",
   "--config.distill.num_steps=20",
+  "--config.distill.method=kernel_score",  # compiles soonest
   "--config.distill.batch_size=32",
   "--config.evaluate.teacher_nfe=(1,2)",
   "--config.evaluate.student_nfe=(1,2)",

@@ -67,7 +67,10 @@ def run(name, folder, *wanted, flags=QUICK, fields=(), **shorter):
 
 
 def test_coins(tmp_path):
-  wrong, p_values, scores = run("coins.ipynb", tmp_path, "wrong_pairs", "p_values", "scores")
+  fewer = {"teacher.num_steps": 200, "distill.num_steps": 300}
+  wrong, p_values, scores = run(
+    "coins.ipynb", tmp_path, "wrong_pairs", "p_values", "scores", fields=fewer
+  )
   assert 0.45 < wrong["teacher, 1 NFE"] < 0.55
   assert 0.2 < wrong["teacher, 2 NFE"] < 0.3  # both are unmasked at once half of the time
   assert wrong["student, 1 NFE"] < 0.05

@@ -1,7 +1,6 @@
 """Changes of low rank: what they start as, what a step makes of them, what is saved of them."""
 
 import dataclasses
-import json
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ from configs import coins_dmmd
 from dmmd_jax import config as checks
 from dmmd_jax import experiment, parallel, records
 from dmmd_jax.data.pipeline import Batch
+from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.distillation import low_rank
 from dmmd_jax.phases import build, distill
 
@@ -87,7 +87,7 @@ def test_a_step_follows_the_gradient_of_the_whole_network(name):
 
 
 def test_a_step_on_a_mesh_is_that_of_one_device():
-  method, teacher, batch = make_method(2)
+  method, teacher, batch = make_method(2, method="kernel_score")
 
   def run(devices, axes):
     mesh = jax.sharding.Mesh(np.array(devices).reshape(axes), parallel.AXES)
@@ -114,30 +114,32 @@ def test_a_step_on_a_mesh_is_that_of_one_device():
   )  # fmt: skip
 
 
-def test_a_student_of_low_rank_is_trained_kept_and_measured(tmp_path):
+def test_a_student_of_low_rank_is_trained_kept_and_loaded(tmp_path):
   config = make_config(
-    4, method="kernel_score", num_steps=400, batch_size=64, teacher_dtype="bfloat16"
+    4, method="kernel_score", num_steps=200, batch_size=64, teacher_dtype="bfloat16"
   )
   config.teacher.num_steps = 150
   config.distill.student_optimizer.learning_rate = 1e-2
-  config.evaluate.update({"teacher_nfe": (1,), "student_nfe": (1,), "num_sample_batches": 2})
-  dataset, mesh = (
-    build.make_dataset(config),
-    jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES),
-  )
-  for phase in config.phases:
+  dataset = build.make_dataset(config)
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+  for phase in ("teacher", "distill"):
     experiment.run_phase(config, phase, dataset, tmp_path, mesh)
-  results = json.loads((tmp_path / "evaluate" / "results.json").read_text())
-  wrong = {r["model"]: r["value"] for r in results["rows"] if r["metric"] == "impossible"}
-  assert 0.4 < wrong["teacher"] < 0.6 and wrong["student"] < 0.8 * wrong["teacher"], wrong
-  source = records.find_model(tmp_path, "student")
   student, teacher = (build.make_denoiser(config, dataset, student=s) for s in (True, False))
+  source = records.find_model(tmp_path, "student")
   params = build.load_student(source, student, teacher, mesh)
-  wanted = nn.unbox(jax.eval_shape(student.init, KEY))
-  assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(lambda x: x.shape, wanted)
   assert params["layers"]["qkv"]["kernel"].dtype == "bfloat16"
-  size = sum(path.stat().st_size for path in (tmp_path / "distill").rglob("*") if path.is_file())
-  assert size < 10_000_000
+  assert wrong_pairs(student, params) < 0.3  # half of the teacher's are
+
+
+def wrong_pairs(denoiser, params):
+  """The share of them in one step."""
+
+  @jax.jit
+  def sample(params):
+    predict = lambda z, t, key: denoiser.log_mean(params, z, t, key)
+    return ancestral_sample(predict, denoiser.process, KEY, (2000, 2), 1).tokens
+
+  return float(np.ptp(sample(params), axis=1).mean())
 
 
 def test_a_method_whose_student_becomes_the_teacher_is_refused():
