@@ -51,6 +51,25 @@ DOCUMENTED = (
     "--config.run.mesh=(-1,16,4)",
     "--config.distill.batch_size=64",
   ),
+  # One of them, and changes of low rank to it.
+  (
+    "--config=configs/llada_dmmd.py",
+    "--topology=v5e:4x4",
+    "--program=distill",
+    "--config.distill.lora_rank=64",
+    "--config.run.mesh=(-1,4,4)",
+    "--config.distill.batch_size=16",
+    "--config.distill.updates=joint",
+  ),
+  (
+    "--config=configs/llada_dmmd.py",
+    "--topology=v5p:2x4x4",
+    "--program=distill",
+    "--config.distill.lora_rank=64",
+    "--config.run.mesh=(-1,8,4)",
+    "--config.distill.batch_size=32",
+    "--config.distill.updates=joint",
+  ),
   # Minibatches of 256 texts.
   (
     _OWT,

@@ -51,9 +51,9 @@ def _check_method(config: ConfigDict, shape: tuple[int, ...]) -> None:
     f" {' or '.join(method.noises)}",
   )
   require(
-    not distill.lora_rank or hasattr(method, "takes_low_rank"),
-    f"distill.lora_rank is {distill.lora_rank}; a student of {distill.method} is no change of one"
-    " teacher: set it to 0",
+    not distill.lora_rank or getattr(method, "takes_low_rank", False),
+    f"distill.lora_rank is {distill.lora_rank}; {distill.method} trains whole networks only: set it"
+    " to 0",
   )
   for problem in method.problems(config, shape):
     raise ConfigError(problem)

@@ -73,6 +73,8 @@ class DiDi(updates.WithAuxiliary):
 
   didi: DiDiSettings = dataclasses.field(default_factory=DiDiSettings)
 
+  takes_low_rank = False  # the discriminator's network is asked with the teacher's parameters
+
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
     """Losses of student and discriminator, and metrics: a group of samples for each example."""
     del for_student  # an update of the discriminator is compiled without what it does not use

@@ -90,7 +90,8 @@ class Changed:
 class LowRank:
   """A `Method` that trains changes of this rank in place of whole networks.
 
-  Only for methods whose teacher stays what it was (`takes_low_rank`).
+  Only for methods that say `takes_low_rank`: their teacher stays what it was, and its parameters
+  are asked of `parts.teacher` alone.
   """
 
   method: Method

@@ -14,7 +14,7 @@ from dmmd_jax import config as checks
 from dmmd_jax import experiment, parallel, records
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import ancestral_sample
-from dmmd_jax.distillation import low_rank
+from dmmd_jax.distillation import low_rank, registry
 from dmmd_jax.phases import build, distill
 
 KEY, RATE = jax.random.key(3), 0.1
@@ -86,6 +86,26 @@ def test_a_step_follows_the_gradient_of_the_whole_network(name):
   assert max(np.abs(change["up"]).max() for change in last.values()) > 1e-4
 
 
+TAKING = [n for n in registry.METHODS if getattr(registry.find(n), "takes_low_rank", False)]
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_a_step_of_every_method_that_takes_it_leaves_a_state_of_the_same_shapes(name):
+  config = make_config(2, method=name, from_prior=False, student_nfe=1)
+  checks.check(config)
+  dataset = build.make_dataset(config)
+  method = distill.make_method(config, dataset)
+  assert isinstance(method, low_rank.LowRank)
+  teacher = nn.unbox(jax.eval_shape(method.parts.auxiliary.init, KEY))
+  state = nn.unbox(jax.eval_shape(method.init, KEY, teacher))
+  batch = Batch(np.zeros((16 * method.batches_per_step, 2), np.int32))
+  after, _ = jax.eval_shape(method.step, state, batch, KEY)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), after
+  )
+  assert set(state.ema) == {"changes", "own"} and state.teacher is not None
+
+
 def test_a_step_on_a_mesh_is_that_of_one_device():
   method, teacher, batch = make_method(2, method="kernel_score")
 
@@ -142,7 +162,9 @@ def wrong_pairs(denoiser, params):
   return float(np.ptp(sample(params), axis=1).mean())
 
 
-def test_a_method_whose_student_becomes_the_teacher_is_refused():
-  config = make_config(4, method="sdtt", noise="none")
-  with pytest.raises(checks.ConfigError, match=r"distill.lora_rank is 4; a student of sdtt"):
+@pytest.mark.parametrize("name", sorted(registry.METHODS.keys() - set(TAKING)))
+def test_other_methods_refuse_it(name):
+  noises = registry.find(name).noises
+  config = make_config(4, method=name, from_prior=False, noise=noises[0])
+  with pytest.raises(checks.ConfigError, match=rf"distill.lora_rank is 4; {name} trains whole"):
     checks.check(config)
