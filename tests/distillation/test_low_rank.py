@@ -7,15 +7,16 @@ import jax
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from flax.traverse_util import flatten_dict
 
 from configs import coins_dmmd
 from dmmd_jax import config as checks
-from dmmd_jax import experiment, parallel, records
+from dmmd_jax import drawing, experiment, parallel, records
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import ancestral_sample
 from dmmd_jax.distillation import low_rank, registry
-from dmmd_jax.phases import build, distill
+from dmmd_jax.phases import build, distill, models
 
 KEY, RATE = jax.random.key(3), 0.1
 
@@ -149,6 +150,11 @@ def test_a_student_of_low_rank_is_trained_kept_and_loaded(tmp_path):
   params = build.load_student(source, student, teacher, mesh)
   assert params["layers"]["qkv"]["kernel"].dtype == "bfloat16"
   assert wrong_pairs(student, params) < 0.3  # half of the teacher's are
+  sources = records.find_sources(config, epath.Path(tmp_path), "evaluate")
+  _, measured = models.make_models(config, sources, dataset, None, mesh)
+  drawn = drawing.load(source, is_student=True, guidance=0.0)
+  for other in (measured.params, drawn.params):
+    jax.tree.map(np.testing.assert_array_equal, other, params)
 
 
 def wrong_pairs(denoiser, params):
