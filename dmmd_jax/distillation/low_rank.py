@@ -101,7 +101,7 @@ class LowRank:
     return getattr(self.method, name)
 
   def init(self, key: jax.Array, teacher: Any) -> Any:
-    # Whole networks are described, and never made: nothing of the state depends on them.
+    # Compiled, it makes no whole networks: of this state only the student's own is kept.
     state = self.method.init(key, teacher)
     c, (student_key, auxiliary_key) = self.method.parts.training, jax.random.split(key)
     trunk = nn.meta.replace_boxed(self.method.parts.auxiliary.init(key), teacher)

@@ -64,7 +64,7 @@ def pair_product(
 
     return jax.grad(difference)(params)
 
-  # A loop of two, for a large model takes its time to compile.
+  # A loop: a large model is compiled once, and not for each half.
   gaps = jax.lax.map(lambda pair: gap(*pair), (samples, data))
   products = jax.tree.map(lambda g: jnp.vdot(g[0], g[1], precision="highest"), gaps)
   return sum(jax.tree.leaves(products))
