@@ -17,6 +17,9 @@ QUICK = (
 # again and again, of which the small ones, too, are compiled once.
 ONE_DEVICE = {"XLA_FLAGS": QUICK, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
+# Programs are lowered sooner without the place in the source of every operation.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+
 # Eight virtual devices, so that every test that shards really does.
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {QUICK}"

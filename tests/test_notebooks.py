@@ -1,12 +1,9 @@
 """Every notebook runs from top to bottom and shows what its text says."""
 
 import json
-import os
 import pathlib
 import pickle
 import re
-import subprocess
-import sys
 
 from tests.conftest import QUICK
 
@@ -21,19 +18,8 @@ RUNS_FAST = (
   " --xla_cpu_parallel_codegen_split_count=1 --xla_llvm_disable_expensive_passes=true"
 )
 
-# Runs cells in a process of their own, as Jupyter does, and keeps what the test wants of them.
-PROGRAM = """
-import json, pickle, sys
-cells, wanted, path = json.load(sys.stdin), sys.argv[2:], sys.argv[1]
-defined = {}
-for cell in cells:
-  exec(cell, defined)
-with open(path, "wb") as file:
-  pickle.dump([defined[name] for name in wanted], file)
-"""
 
-
-def run(name, folder, *wanted, flags=QUICK, fields=(), **shorter):
+def run(programs, name, folder, *wanted, flags=QUICK, fields=(), **shorter):
   """Variables after all cells of a notebook have run, with some numbers of steps made less.
 
   And with other values of some `fields` of the config.
@@ -53,23 +39,16 @@ def run(name, folder, *wanted, flags=QUICK, fields=(), **shorter):
     re.sub(r"^config = .*get_config\(\)$", rf"\g<0>{given}", x, flags=re.M) for x in sources
   ]
   assert not given or any(given in x for x in sources), "no cell makes a config"
-  path = folder / "wanted.pickle"
-  done = subprocess.run(
-    [sys.executable, "-W", "ignore:FigureCanvasAgg", "-c", PROGRAM, path, *wanted],
-    input=json.dumps(sources),
-    text=True,
-    stderr=subprocess.PIPE,
-    env=os.environ | {"XLA_FLAGS": flags, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return pickle.loads(path.read_bytes())
+  (folder / "cells.json").write_text(json.dumps(sources))
+  done = programs.run("tests.run_cells", (folder, *wanted), XLA_FLAGS=flags, MPLBACKEND="Agg")
+  assert done.code == 0, done.err[-2000:]
+  return pickle.loads((folder / "wanted.pickle").read_bytes())
 
 
-def test_coins(tmp_path):
+def test_coins(programs, tmp_path):
   fewer = {"teacher.num_steps": 200, "distill.num_steps": 300}
   wrong, p_values, scores = run(
-    "coins.ipynb", tmp_path, "wrong_pairs", "p_values", "scores", fields=fewer
+    programs, "coins.ipynb", tmp_path, "wrong_pairs", "p_values", "scores", fields=fewer
   )
   assert 0.45 < wrong["teacher, 1 NFE"] < 0.55
   assert 0.2 < wrong["teacher, 2 NFE"] < 0.3  # both are unmasked at once half of the time
@@ -80,8 +59,8 @@ def test_coins(tmp_path):
   assert scores["each noise means a side"] < scores["always the same side"]
 
 
-def test_metrics(tmp_path):
-  found, p_values = run("metrics.ipynb", tmp_path, "found", "p_values")
+def test_metrics(programs, tmp_path):
+  found, p_values = run(programs, "metrics.ipynb", tmp_path, "found", "p_values")
   real, sharp = found["real text"], found["trigrams, temperature 0.5"]
   # What the text of the notebook says: perplexity is lower, everything else is worse.
   assert sharp["perplexity"] < real["perplexity"] and sharp["entropy"] < real["entropy"]
@@ -90,10 +69,17 @@ def test_metrics(tmp_path):
   assert p_values["real text"] > 0.01 > p_values["trigrams"]
 
 
-def test_digits(tmp_path):
+def test_digits(programs, tmp_path):
   small = {"network.width": 64, "network.depth": 2, "distill.updates": "joint"}
   (frechet,) = run(
-    "digits.ipynb", tmp_path, "frechet", flags=RUNS_FAST, fields=small, teacher=200, distill=40
+    programs,
+    "digits.ipynb",
+    tmp_path,
+    "frechet",
+    flags=RUNS_FAST,
+    fields=small,
+    teacher=200,
+    distill=40,
   )
   # What the text of the notebook says, as far as so short a training can show it.
   assert frechet["teacher", 32] < frechet["teacher", 4] < frechet["teacher", 1]
@@ -101,7 +87,7 @@ def test_digits(tmp_path):
   assert frechet["student", 4] < frechet["teacher", 4]
 
 
-def test_your_method(tmp_path):
-  wrong, ones = run("your_method.ipynb", tmp_path, "wrong", "ones")
+def test_your_method(programs, tmp_path):
+  wrong, ones = run(programs, "your_method.ipynb", tmp_path, "wrong", "ones")
   assert 0.45 < wrong["teacher"] < 0.55
   assert wrong["student"] < 0.05 and 0.35 < ones["student"] < 0.65

@@ -110,9 +110,8 @@ def test_text_is_printed_with_its_prompt(programs, run, home, trained):
   done = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
   assert done.code == 0, done.err
   assert re.fullmatch("─── 1 of 2 ───\nThe old ca.*─── 2 of 2 ───\nThe old ca.*", done.out, re.S)
-  again = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2")
   other = run("sample", workdir, "--prompt=The old ca", "--nfe=2", "--num=2", "--seed=1")
-  assert again.out == done.out != other.out
+  assert other.code == 0 and other.out != done.out
 
 
 @pytest.mark.parametrize(

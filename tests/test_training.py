@@ -158,14 +158,17 @@ def test_an_average_is_that_of_what_was_trained_without_the_start():
 
 
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
-def test_states_are_split_as_the_rules_say_and_give_the_same_result(tmp_path, axes):
+def test_states_are_split_as_the_rules_say_and_go_on_from_another_mesh(tmp_path, axes):
   mesh = parallel.make_mesh(axes)
+  one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+  with pytest.raises(NonFiniteError):
+    training.train(job(poison_at=6), tmp_path / "many", RUN, one)
+  assert saved_steps(tmp_path / "many") == [4]
   state = training.train(job(), tmp_path / "many", RUN, mesh)
   kernel = state["model"].params["kernel"]
   assert kernel.addressable_shards[0].data.shape == (8 // axes[1], 4 // axes[2])
   moments = state["model"].opt_state[0].mu["kernel"]
   assert moments.sharding == kernel.sharding
-  one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
   alone = training.train(job(), tmp_path / "one", RUN, one)
   np.testing.assert_allclose(kernel, alone["model"].params["kernel"], atol=1e-5)
 
@@ -234,7 +237,7 @@ def final_files(workdir, phase, step):
     return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def test_killed_three_times_and_restarted_ends_bit_identical(programs, tmp_path):
+def test_killed_twice_and_restarted_ends_bit_identical(programs, tmp_path):
   def start(workdir):
     return programs.start("dmmd_jax.main", (*TOY, *args, f"--workdir={workdir}"))
 
@@ -246,15 +249,15 @@ def test_killed_three_times_and_restarted_ends_bit_identical(programs, tmp_path)
   ]
   assert start(tmp_path / "whole").wait(300).code == 0
   broken, rng, kills = tmp_path / "broken", np.random.default_rng(), 0
-  for phase, after in [("teacher", rng.integers(1, 21)), ("distill", rng.integers(1, 14)),
-                       ("distill", rng.integers(15, 21))]:  # fmt: skip
+  for phase in ("teacher", "distill"):
+    after = rng.integers(1, 21)
     process = start(broken)
     deadline = time.time() + 120
     while newest(broken / phase) < after and not process.poll() and time.time() < deadline:
       time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     kills += process.wait(10).code == -signal.SIGKILL
-  assert kills >= 2  # the machine may outrun the last one
+  assert kills  # the machine may outrun one
   assert start(broken).wait(300).code == 0
   for phase in ("teacher", "distill"):
     assert equal(final_files(tmp_path / "whole", phase, 28), final_files(broken, phase, 28))
