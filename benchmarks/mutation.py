@@ -200,7 +200,7 @@ def main() -> None:
   sys.dont_write_bytecode = True  # a mutant of the same size and second would be taken for clean
 
   files = [
-    str(p) for folder in TESTS for p in sorted(pathlib.Path("dmmd_jax", folder).glob("*.py"))
+    str(p) for folder in TESTS for p in sorted(pathlib.Path("dmmd_jax", folder).rglob("*.py"))
   ]
   population = [mutant for path in files for mutant in mutants.population(path)]
   drawn = mutants.sample(population, args.sample, args.seed)
