@@ -17,9 +17,10 @@ demo: $(VENV)/ready  ## train, distil and evaluate on handwritten digits; result
 	$(RUN) dmmd_jax.main --config=configs/digits_dmmd.py
 
 # Most of their time is compilation, which takes one core. Files are kept together for what they
-# share, and in the order of tests/conftest.py: the longest come first.
+# share, and in the order of tests/conftest.py: the longest come first. Their hundreds of processes
+# compile the sources once, whatever the environment says.
 test: $(VENV)/ready  ## run all tests
-	$(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready  ## check format and style
 	$(RUN) ruff format --check .

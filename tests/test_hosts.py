@@ -50,9 +50,9 @@ def results(texts):
 
 def test_two_processes_have_the_losses_of_one_and_read_half_of_the_data_each(programs, tmp_path):
   found = {}
-  for number, axes in ((1, [8, 1, 1]), (2, [2, 2, 2])):
+  for number, axes in ((1, [4, 1, 1]), (2, [1, 2, 2])):
     args = tmp_path / str(number), json.dumps(axes)
-    processes = start(programs, args, number, devices=8, module="tests.train_and_tell")
+    processes = start(programs, args, number, module="tests.train_and_tell")
     found[number] = results(finish(processes))
   (one,), two = found[1], found[2]
   for result in two:

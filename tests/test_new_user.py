@@ -20,6 +20,7 @@ SMALL = (
   "--config.distill.num_steps=2", "--config.distill.batch_size=8",
   "--config.evaluate.teacher_nfe=2", "--config.evaluate.student_nfe=4",
   "--config.evaluate.num_sample_batches=2", "--config.evaluate.sample_batch_size=8",
+  "--config.distill.method=kernel_score",  # compiles soonest
 )  # fmt: skip
 
 

@@ -33,8 +33,8 @@ def test_a_step_on_eight_devices_is_that_of_one(name):
   rows = np.arange(SIZE)
   batch = Batch(DATA.train[:SIZE], DATA.train_labels[:SIZE])
 
-  def run(devices):
-    mesh = jax.sharding.Mesh(np.array(devices).reshape(-1, 1, 1), parallel.AXES)
+  def run(devices, sizes):
+    mesh = jax.sharding.Mesh(np.array(devices).reshape(sizes), parallel.AXES)
     shardings = parallel.state_shardings(mesh, jax.eval_shape(method.init, KEY, theta))
     placed = parallel.place_batch(mesh, batch, rows, SIZE)
 
@@ -47,7 +47,7 @@ def test_a_step_on_eight_devices_is_that_of_one(name):
     with parallel.use(mesh):
       return jax.device_get(init_and_step(theta, placed))
 
-  found, expected = run(jax.devices()), run(jax.devices()[:1])
+  found, expected = run(jax.devices(), (2, 2, 2)), run(jax.devices()[:1], (1, 1, 1))
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
   jax.tree.map(close, found, expected)
   assert all(np.isfinite(value) for value in found[1].values())
