@@ -1,7 +1,7 @@
 """The samplers by name, and their settings. Pure Python until a sampler is asked for."""
 
 import dataclasses
-import importlib
+import pkgutil
 
 # Module of dmmd_jax.diffusion.samplers and class, whose fields are its settings; see
 # docs/samplers.md.
@@ -21,10 +21,10 @@ def find(name: str) -> type:
   """The class of a sampler; one that is no part of the package may itself be in `SAMPLERS`."""
   if name not in SAMPLERS:
     raise LookupError(f"no sampler {name!r} in dmmd_jax.diffusion.registry.SAMPLERS")
-  if isinstance(SAMPLERS[name], type):
-    return SAMPLERS[name]
-  module, _, cls = SAMPLERS[name].partition(".")
-  return getattr(importlib.import_module(f"dmmd_jax.diffusion.samplers.{module}"), cls)
+  found = SAMPLERS[name]
+  if isinstance(found, type):
+    return found
+  return pkgutil.resolve_name(f"dmmd_jax.diffusion.samplers.{found}")
 
 
 def sections() -> dict[str, type]:

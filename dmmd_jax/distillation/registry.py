@@ -1,7 +1,7 @@
 """The methods by name, and their settings. Pure Python until a method is asked for."""
 
 import dataclasses
-import importlib
+import pkgutil
 
 # Module of dmmd_jax.distillation and class, whose docstring says what it is; see docs/methods.md.
 METHODS = {
@@ -22,10 +22,10 @@ def find(name: str) -> type:
   """The class of a method; one that is no part of the package may itself be in `METHODS`."""
   if name not in METHODS:
     raise LookupError(f"no method {name!r} in dmmd_jax.distillation.registry.METHODS")
-  if isinstance(METHODS[name], type):
-    return METHODS[name]
-  module, _, cls = METHODS[name].partition(".")
-  return getattr(importlib.import_module(f"dmmd_jax.distillation.{module}"), cls)
+  found = METHODS[name]
+  if isinstance(found, type):
+    return found
+  return pkgutil.resolve_name(f"dmmd_jax.distillation.{found}")
 
 
 def settings(method: type) -> dict[str, type]:
