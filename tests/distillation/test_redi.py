@@ -266,6 +266,7 @@ def test_devices_share_the_couples():
     ({"distill.redi.chunk": 300}, "a divisor of"),
     ({"distill.redi.rounds": 9, "distill.num_steps": 8}, "one step for each"),
     ({"process.name": "uniform"}, "use 'none'"),
+    ({"process.name": "uniform", "distill.noise": "gaussian"}, "use 'none'"),
     (
       {"process.name": "uniform", "distill.noise": "none", "teacher.loss": "cross_entropy"},
       "trained with cross-entropy",

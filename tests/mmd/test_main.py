@@ -43,6 +43,11 @@ def files(tmp_path):
   return tmp_path, arrays
 
 
+def test_two_items_are_enough(tmp_path):
+  np.save(tmp_path / "two.npy", np.eye(2, dtype=np.int32))
+  np.testing.assert_array_equal(command.load_sample(tmp_path / "two.npy", ["hamming"]), np.eye(2))
+
+
 def test_prints_what_the_functions_give(files, capsys):
   folder, arrays = files
   command.main([f"{folder}/tokens.npy", f"{folder}/other.npy", "--json", "--kernel=hamming,linear"])
