@@ -46,6 +46,7 @@ peers: $(VENV)/ready  ## install the peers (torch, torchmetrics, transformers) a
 	$(RUN) pytest tests/mmd/test_kernels.py tests/networks/test_gpt2.py \
 	  tests/networks/test_inception.py tests/metrics/test_frechet.py
 	$(RUN) benchmarks.mmd
+	$(RUN) benchmarks.torch_dit
 
 plan:  ## install the TPU compiler beside jax, in .venv-plan, for benchmarks.scaling
 	$(MAKE) VENV=.venv-plan EXTRAS=test,plan .venv-plan/ready

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from configs import digits_redi
+from configs import cifar_dmmd, digits_redi
 from dmmd_jax import config as checks
 from dmmd_jax import parallel
 from dmmd_jax.data.pipeline import Batch
@@ -255,6 +255,14 @@ def test_devices_share_the_couples():
     assert sharding.spec[0] == ("data", "fsdp")
   state = jax.jit(lambda *a: nn.unbox(method.init(*a)), out_shardings=shardings)(KEY, theta)
   assert state.couples.tokens.shape == (32, 4) and set(np.unique(state.couples.labels)) == {0, 1}
+
+
+def test_a_network_that_has_no_blocks_is_taken():
+  config = cifar_dmmd.get_config()
+  config.distill.update(
+    {"method": "redi", "noise_dim": 9, "redi": digits_redi.get_config().distill.redi}
+  )
+  checks.check(config)
 
 
 @pytest.mark.parametrize(
