@@ -111,6 +111,14 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
       "score.category_bandwidth is -1.0",
     ),
     (
+      {
+        "distill__method": "kernel_score",
+        "distill__score__objective": "marginal",
+        "distill__microbatches": 64,
+      },
+      "is 1; the marginal kernel score compares at least 2 examples",
+    ),
+    (
       {"distill__method": "kernel_score", "distill__top_p": 0.9},
       "act on the teacher, which the kernel score against data does not ask",
     ),

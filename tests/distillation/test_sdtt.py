@@ -128,7 +128,7 @@ def test_what_does_not_go_together_is_said():
   checks.check(digits_sdtt.get_config())
   for changes, message in (
     ({"process.name": "uniform"}, "process.name is 'uniform'"),
-    ({"distill.student_nfe": 4}, "set the former to 32"),
+    ({"distill.student_nfe": 4}, "a teacher of 8 n: set the former to 32"),
     ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid'; a student of sdtt takes none"),
     ({"distill.temperature": 0.9}, "would act anew in every round"),
     ({"distill.from_prior": True}, "distill.from_prior is True"),
