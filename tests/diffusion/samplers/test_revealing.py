@@ -1,5 +1,7 @@
 """Orders and sets of revealed positions are those of a plain version, example by example."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,12 +100,10 @@ def test_a_whole_decoding_is_that_of_a_plain_version_and_says_what_it_spent():
   start = np.where(rng.random((B, N)) < 0.8, K, rng.integers(K, size=(B, N)))
   start[0] = 0
   nfe, sampler = 5, EntropyBounded(gamma=0.9, tokens="likeliest")
-  finish = jax.jit(
-    lambda z: Sampling(sampler).finish(
-      predict, MASKED, jax.random.key(0), z, jnp.ones(B), nfe, with_path=True
-    )
-  )
-  drawn = finish(jnp.asarray(start))
+  finish = functools.partial(Sampling(sampler).finish, predict, MASKED, jax.random.key(0))
+  with_path = jax.jit(lambda z: finish(z, jnp.ones(B), nfe, with_path=True))
+  drawn = with_path(jnp.asarray(start))
+  assert jax.eval_shape(lambda z: finish(z, jnp.ones(B), nfe), start).path is None
   z, spent, path = start.copy(), np.zeros(B), [start.copy()]
   for i in range(nfe):
     log_p = np.asarray(predict(jnp.asarray(z), None, None), np.float64)
