@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -113,3 +114,11 @@ def test_the_readme_is_short():
   lines = (ROOT / "README.md").read_text().splitlines()
   assert len(lines) <= 150
   assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
+
+
+def test_the_readme_has_the_ratios_to_pytorch_that_were_measured():
+  rows = json.loads((ROOT / "docs" / "results" / "torch_dit.json").read_text())["rows"]
+  ratios = {row["model"]: row["value"] for row in rows if row["metric"] == "step, times ours"}
+  text = " ".join((ROOT / "README.md").read_text().split())
+  assert f"PyTorch takes {ratios['PyTorch']:.2f} times as long" in text
+  assert f"torch.compile {ratios['torch.compile']:.2f} times" in text
