@@ -5,7 +5,6 @@ Pure Python, but where a setting of a method is given: the method is imported, a
 
 import difflib
 import functools
-import importlib.machinery
 import pathlib
 import re
 import sys
@@ -102,7 +101,8 @@ def _run(path: str) -> ConfigDict:
   sys.modules[module.__name__] = module
   try:
     with config_search.importable(found):
-      importlib.machinery.SourceFileLoader(module.__name__, file).exec_module(module)
+      # As it is now: Python's own bytecode beside it may be that of a moment before.
+      exec(compile(found.read_bytes(), file, "exec"), module.__dict__)
       config = module.get_config(*[argument] if argument else [])
   except (Exception, SystemExit) as error:  # a config is a program, which may fail in any way
     raise ConfigError(f"{_place(error, file)}: {type(error).__name__}: {_reason(error)}") from error

@@ -1,5 +1,8 @@
 """Config files, presets and overrides, in the process of the test."""
 
+import os
+import sys
+
 import pytest
 
 from dmmd_jax import config as checks
@@ -37,6 +40,16 @@ def error_of(*argv, path=DIGITS):
   message = str(error.value)
   assert "\n" not in message and "\\" not in message and len(message) < 400
   return message
+
+
+def test_a_config_is_what_its_file_says_now(tmp_path, monkeypatch):
+  """Bytecode from a moment before would be taken for it: same size, same second."""
+  monkeypatch.setattr(sys, "dont_write_bytecode", False)
+  for seed in (1, 2):
+    path = users(tmp_path, f"config.run.seed = {seed}")
+    os.utime(path, (10**9, 10**9))
+    assert load(path=path).run.seed == seed
+  assert [str(p) for p in tmp_path.iterdir()] == [path]
 
 
 def test_command_lines_are_split():
