@@ -3,7 +3,8 @@
 `python -m benchmarks.torch_dit` (after `make peers`) checks that both say the same of the same
 parameters, and times the forward pass, the gradient, and a whole step of a teacher: corruption,
 gradient, clipping, AdamW, average. PyTorch runs as it is, and, where it finds a C++ compiler, by
-`torch.compile`.
+`torch.compile`. It moves its parameters in place; our step makes a new state, and does not have the
+memory of the old one, as it has in the training loop.
 """
 
 import argparse
@@ -66,8 +67,9 @@ class TorchNetwork:
     angles = t[:, None] * self.frequencies
     time = F.silu(self._affine("time_in", torch.cat([angles.sin(), angles.cos()], -1)))
     time = F.silu(self._affine("time_out", time))
+    layers = [(k, v) for k, v in p.items() if k.startswith("layers/")]
     for i in range(s.depth):
-      h = self._block(h, time, {k[7:]: v[i] for k, v in p.items() if k.startswith("layers/")})
+      h = self._block(h, time, {k.removeprefix("layers/"): v[i] for k, v in layers})
     shift, scale = self._affine("out_norm", time)[:, None].chunk(2, -1)
     logits = self._affine("logits", _modulate(h, shift, scale))
     return F.log_softmax(self._unfold(logits), -1)
@@ -203,8 +205,9 @@ def check(one: dict, two: dict) -> None:
   ours, theirs = np.asarray(one["forward"]()), two["forward"]().numpy()
   masked = one["z"].reshape(len(ours), -1) == theirs.shape[-1]
   np.testing.assert_allclose(ours.reshape(theirs.shape)[masked], theirs[masked], atol=1e-4)
+  gradients = two["gradient"]()
   for name, value in flatten_dict(one["gradient"](), sep="/").items():
-    np.testing.assert_allclose(value, two["gradient"]()[name], rtol=1e-2, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(value, gradients[name], rtol=1e-2, atol=1e-4, err_msg=name)
 
 
 def main() -> None:

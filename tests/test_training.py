@@ -245,7 +245,7 @@ def test_killed_twice_and_restarted_ends_bit_identical(programs, tmp_path):
     "--config.phases=('teacher','distill')",
     "--config.teacher.num_steps=28",
     "--config.distill.num_steps=28",
-    "--config.distill.method=kernel_score",  # compiles soonest
+    "--config.distill.updates=joint",
   ]
   assert start(tmp_path / "whole").wait(300).code == 0
   broken, rng, kills = tmp_path / "broken", np.random.default_rng(), 0
