@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import pathlib
 import sys
+import types
 from collections.abc import Iterator
 
 _NAME = "configs"
@@ -38,6 +39,14 @@ def names() -> dict[str, pathlib.Path]:
   return {name: found[name] for name in sorted(found) if not name.startswith("_")}
 
 
+class _Source(importlib.machinery.SourceFileLoader):
+  """Runs a config as it is now: bytecode beside it may be that of a moment before."""
+
+  def get_code(self, fullname: str) -> types.CodeType:
+    path = self.get_filename(fullname)
+    return self.source_to_code(self.get_data(path), path)
+
+
 @contextlib.contextmanager
 def importable(file: pathlib.Path) -> Iterator[None]:
   """Within it `from configs import x` works for a config in `file`, whatever the current folder.
@@ -48,12 +57,13 @@ def importable(file: pathlib.Path) -> Iterator[None]:
   own = file.absolute().parent
   folders = [own] if own.name == _NAME else []
   folders += [pathlib.Path(_NAME).absolute(), shipped()]
+  finders = {str(f): importlib.machinery.FileFinder(str(f), (_Source, [".py"])) for f in folders}
   spec = importlib.machinery.ModuleSpec(_NAME, None, is_package=True)
-  spec.submodule_search_locations = [str(folder) for folder in folders]
+  spec.submodule_search_locations = list(finders)
   before = _modules()
   for name in before:
     del sys.modules[name]
-  importlib.invalidate_caches()
+  sys.path_importer_cache.update(finders)
   sys.modules[_NAME] = importlib.util.module_from_spec(spec)
   try:
     yield
@@ -61,6 +71,8 @@ def importable(file: pathlib.Path) -> Iterator[None]:
     for name in _modules():
       del sys.modules[name]
     sys.modules.update(before)
+    for folder in finders:
+      sys.path_importer_cache.pop(folder, None)
 
 
 def _modules() -> dict[str, object]:

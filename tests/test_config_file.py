@@ -45,11 +45,15 @@ def error_of(*argv, path=DIGITS):
 def test_a_config_is_what_its_file_says_now(tmp_path, monkeypatch):
   """Bytecode from a moment before would be taken for it: same size, same second."""
   monkeypatch.setattr(sys, "dont_write_bytecode", False)
+  folder = tmp_path / "configs"
+  folder.mkdir()
+  importing = folder / "theirs.py"
+  importing.write_text("from configs.mine import get_config\n")
   for seed in (1, 2):
-    path = users(tmp_path, f"config.run.seed = {seed}")
+    path = users(folder, f"config.run.seed = {seed}")
     os.utime(path, (10**9, 10**9))
-    assert load(path=path).run.seed == seed
-  assert [str(p) for p in tmp_path.iterdir()] == [path]
+    assert load(path=path).run.seed == load(path=str(importing)).run.seed == seed
+  assert sorted(map(str, folder.iterdir())) == [path, str(importing)]
 
 
 def test_command_lines_are_split():
