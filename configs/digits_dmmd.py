@@ -127,6 +127,7 @@ def optimizer(learning_rate: float, decay: str, b1: float, b2: float) -> ConfigD
   config.decay = decay  # constant | linear | cosine
   config.b1 = b1
   config.b2 = b2
+  config.moments = "float32"  # float32 | bfloat16 | factored
   config.weight_decay = 0.0
   config.clip_norm = 1.0
   return config

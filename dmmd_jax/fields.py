@@ -30,7 +30,13 @@ RENAMED = {
 }
 
 # What records mean of before there were these fields, by what they lack.
-ADDED = {"distill.lora_rank": 0}
+ADDED = {
+  "distill.lora_rank": 0,
+  "teacher.optimizer.moments": "float32",
+  "reference.optimizer.moments": "float32",
+  "distill.student_optimizer.moments": "float32",
+  "distill.auxiliary_optimizer.moments": "float32",
+}
 
 # Times are float32: a finer grid of them does not exist.
 _MOST_TIMES = 2**24
@@ -53,8 +59,13 @@ _OPTIMIZER = {  # AdamW
   "learning_rate": Field(Real("(0, 1]"), "The highest, after warm-up."),
   "warmup_steps": Field(Whole(), "Steps of a linear rise from 0."),
   "decay": Field(Choice(("constant", "linear", "cosine")), "After warm-up, to 0 at the last step."),
-  "b1": Field(Real("[0, 1)"), "Decay of the mean of gradients."),
+  "b1": Field(Real("[0, 1)"), "Decay of the mean of gradients; 0 keeps none."),
   "b2": Field(Real("[0, 1)"), "Decay of the mean of their squares."),
+  "moments": Field(
+    Choice(("float32", "bfloat16", "factored")),
+    "Of both means, float32 | bfloat16: the first in that | factored: of the second those of rows"
+    " and columns, too (Adafactor).",
+  ),
   "weight_decay": Field(Real("[0, 100]"), "Decoupled, times the learning rate."),
   "clip_norm": Field(Real("(0, inf)"), "Highest norm of the gradient of all parameters together."),
 }

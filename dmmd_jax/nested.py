@@ -45,9 +45,7 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
   value = {name: renamed(inner, names) for name, inner in value.items()}
   for old, new in names.items():
     *sections, last = old.split(".")
-    found = functools.reduce(
-      lambda v, s: v.get(s) if isinstance(v, dict) else None, sections, value
-    )
+    found = _inside(value, sections)
     if isinstance(found, dict) and last in found:
       *sections, new = new.split(".")
       functools.reduce(lambda v, s: v.setdefault(s, {}), sections, value)[new] = found.pop(last)
@@ -55,19 +53,23 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
 
 
 def completed(value: Any, fields: dict[str, Any]) -> Any:
-  """Nested dicts, however deep a config is in them, with `fields` that a training phase lacks.
+  """Nested dicts, however deep a config is in them, with `fields` that a section of it lacks.
 
-  A section of it that another phase has recorded is not whole, and has no `num_steps`.
+  One that another phase has recorded is not whole: it has neither `num_steps` nor `learning_rate`.
   """
   if not isinstance(value, dict):
     return value
   value = {name: completed(inner, fields) for name, inner in value.items()}
   for field, default in fields.items():
-    section, last = field.split(".")
-    found = value.get(section)
-    if isinstance(found, dict) and "num_steps" in found:
+    *sections, last = field.split(".")
+    found = _inside(value, sections)
+    if isinstance(found, dict) and found.keys() & {"num_steps", "learning_rate"}:
       found.setdefault(last, default)
   return value
+
+
+def _inside(value: dict, sections: list[str]) -> Any:
+  return functools.reduce(lambda v, s: v.get(s) if isinstance(v, dict) else None, sections, value)
 
 
 def with_tuples(value):

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# What is added to the root of a mean square.
+_EPSILON = 1e-8
+
 
 @flax.struct.dataclass
 class Trainable:
@@ -28,7 +31,10 @@ class Trainable:
 
 
 def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
-  """AdamW with warm-up, then `constant`, `linear` or `cosine` decay, and global-norm clipping."""
+  """AdamW with warm-up, then `constant`, `linear` or `cosine` decay, and global-norm clipping.
+
+  `config` is a section `optimizer`, whose `moments` may be less than Adam's.
+  """
   warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
   decay_steps = max(num_steps - config.warmup_steps, 1)
   decay = {
@@ -38,13 +44,33 @@ def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
   }[config.decay]
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
-    optax.adamw(
-      optax.join_schedules([warmup, decay], [config.warmup_steps]),
-      b1=config.b1,
-      b2=config.b2,
-      weight_decay=config.weight_decay,
+    optax.chain(
+      _scale_by_moments(config),
+      optax.add_decayed_weights(config.weight_decay),
+      optax.scale_by_learning_rate(
+        optax.join_schedules([warmup, decay], [config.warmup_steps]),
+      ),
     ),
   )
+
+
+def _scale_by_moments(config) -> optax.GradientTransformation:
+  """Adam's scaling, or Adafactor's; without a mean of gradients where `b1` is 0."""
+  if config.moments == "factored":
+    squares = optax.scale_by_factored_rms(
+      decay_rate=config.b2, decay_rate_fn=_unbiased_decay, epsilon=_EPSILON**2
+    )
+    mean = [optax.ema(config.b1, accumulator_dtype=jnp.bfloat16)] if config.b1 else []
+    return optax.chain(squares, optax.clip_by_block_rms(1.0), *mean)
+  if config.b1 == 0:
+    return optax.scale_by_rms(config.b2, _EPSILON, eps_in_sqrt=False, bias_correction=True)
+  return optax.scale_by_adam(config.b1, config.b2, _EPSILON, mu_dtype=config.moments)
+
+
+def _unbiased_decay(step: jax.Array, decay: float) -> jax.Array:
+  """What makes a moving average from zero at step 0 that which Adam corrects for its bias."""
+  weight = lambda count: 1.0 - decay ** count.astype(jnp.float32)
+  return decay * weight(step) / weight(step + 1)
 
 
 @jax.named_scope("optimizer")

@@ -101,14 +101,18 @@ def test_a_run_of_before_there_was_a_field_is_complete(tmp_path):
   for path in [*tmp_path.glob("*/config.json"), *tmp_path.glob("*/record.json")]:
     text = json.dumps(integrity.read_json(path))
     for field, value in ADDED.items():
-      text = text.replace(f'"{field.split(".")[1]}": {json.dumps(value)}, ', "")
-    assert "lora_rank" not in text
+      text = text.replace(f'"{field.rpartition(".")[2]}": {json.dumps(value)}, ', "")
+    assert "lora_rank" not in text and "moments" not in text
     integrity.write_json(path, json.loads(text))
   config = digits()
   records.check(config, tmp_path)
   assert all(is_complete(config, tmp_path, phase) for phase in config.phases)
   changed = digits(distill__lora_rank=3)
   with pytest.raises(ConfigError, match="lora_rank: 0 -> 3"):
+    records.check(changed, tmp_path)
+  changed.distill.lora_rank = 0
+  changed.teacher.optimizer.moments = "factored"
+  with pytest.raises(ConfigError, match="moments: float32 -> factored"):
     records.check(changed, tmp_path)
 
 

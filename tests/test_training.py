@@ -193,7 +193,7 @@ def test_a_part_of_a_checkpoint_can_be_read(tmp_path):
 def optimizer_config(**overrides):
   values = {
     "learning_rate": 1.0, "warmup_steps": 10, "decay": "constant", "b1": 0.9, "b2": 0.99,
-    "weight_decay": 0.0, "clip_norm": 1.0,
+    "moments": "float32", "weight_decay": 0.0, "clip_norm": 1.0,
   }  # fmt: skip
   return ConfigDict(values | overrides)
 
