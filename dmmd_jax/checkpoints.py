@@ -32,11 +32,20 @@ class DamagedModelError(CheckpointError):
     self.directory, self.step = directory, step
 
 
-def open_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
-  """A manager of `<directory>/<step>`; unfinished checkpoints of a killed run are never seen."""
+def open_manager(
+  directory: epath.Path, keep: int, written_at_once: int = 96
+) -> ocp.CheckpointManager:
+  """A manager of `<directory>/<step>`; unfinished checkpoints of a killed run are never seen.
+
+  While it saves, up to `written_at_once` GB are in memory once more; no device's part of an array
+  may have as many.
+  """
   saved_state.hush()
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-  return ocp.CheckpointManager(saved_state.absolute(directory), options=options)
+  handler = ocp.StandardCheckpointHandler(save_concurrent_gb=written_at_once)
+  return ocp.CheckpointManager(
+    saved_state.absolute(directory), options=options, item_handlers=handler
+  )
 
 
 def save(manager: ocp.CheckpointManager, step: int, state, origin: dict[str, Any]) -> None:

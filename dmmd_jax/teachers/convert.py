@@ -77,7 +77,9 @@ def convert(
   if is_first:
     records.begin(folder, now)
     _keep_the_rest(folder, config, kind, source)
-  with checkpoints.open_manager(folder / "checkpoints", 1) as manager:
+  parts = [part.data.nbytes for x in jax.tree.leaves(params) for part in x.addressable_shards]
+  least = 1 + max(parts) // 10**9
+  with checkpoints.open_manager(folder / "checkpoints", 1, written_at_once=least) as manager:
     checkpoints.save(manager, _STEP, {"ema": params}, now)
     manager.wait_until_finished()
   result = result_of(folder, _STEP, params)
