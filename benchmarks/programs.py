@@ -117,7 +117,7 @@ def _parts_of_state(state) -> dict[str, Any]:
   models = [model for model in models if model is not None]
   return {
     "parameters": [model.params for model in models],
-    "Adam's moments": [model.opt_state for model in models],
+    "moments": [model.opt_state for model in models],
     "average": state.ema,
     "frozen teacher": getattr(state, "teacher", ()),
   }

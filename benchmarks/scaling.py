@@ -30,6 +30,15 @@ from dmmd_jax.versions import made_by
 
 _STEPS = ("--program=teacher", "--program=distill")
 _CIFAR, _OWT = "--config=configs/cifar_dmmd.py", "--config=configs/owt_dmmd.py"
+_LLADA = "--config=configs/llada_dmmd.py"
+_JOINT = (
+  "--program=distill", "--config.distill.updates=joint", "--config.run.mesh=(-1,16,4)",
+  "--config.distill.batch_size=64",
+)  # fmt: skip
+_FACTORED = (
+  "--config.distill.student_optimizer.moments=factored",
+  "--config.distill.auxiliary_optimizer.moments=factored",
+)
 # A network of 1.3 billion parameters.
 _LARGE = (
   "--config.network.width=2048", "--config.network.depth=24", "--config.network.heads=16",
@@ -43,17 +52,19 @@ DOCUMENTED = (
   (_OWT, "--topology=8xH100", *_STEPS),
   (_OWT, "--topology=v5p:2x4x4", *_STEPS, *_LARGE),
   # Three networks of 8 billion parameters.
+  (_LLADA, "--topology=v5p:4x4x4", *_JOINT),
+  (_LLADA, "--topology=v5p:4x4x4", *_JOINT, *_FACTORED),
   (
-    "--config=configs/llada_dmmd.py",
-    "--topology=v5p:4x4x4",
+    _LLADA,
+    "--topology=v5e:4x4",
     "--program=distill",
-    "--config.distill.updates=joint",
-    "--config.run.mesh=(-1,16,4)",
-    "--config.distill.batch_size=64",
+    "--config.run.mesh=(-1,4,4)",
+    "--config.distill.batch_size=16",
+    *_FACTORED,
   ),
   # One of them, and changes of low rank to it.
   (
-    "--config=configs/llada_dmmd.py",
+    _LLADA,
     "--topology=v5e:4x4",
     "--program=distill",
     "--config.distill.lora_rank=64",
@@ -62,7 +73,7 @@ DOCUMENTED = (
     "--config.distill.updates=joint",
   ),
   (
-    "--config=configs/llada_dmmd.py",
+    _LLADA,
     "--topology=v5p:2x4x4",
     "--program=distill",
     "--config.distill.lora_rank=64",

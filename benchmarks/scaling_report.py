@@ -151,7 +151,7 @@ of two commits:
         --program=distill --config.distill.batch_size=512 --against=HEAD~1
 
 **Memory** is what the compiled program needs at its peak. *Held between steps* are parameters,
-Adam's moments, the average and the frozen teacher.
+moments of gradients, the average and the frozen teacher.
 
 **Time** is the sum of the cycles that the compiler expects of each operation, in a loop as often
 as it runs. It expects none of sorts, kernels of Pallas and collectives: those rows are rooflines of
