@@ -4,9 +4,10 @@
 
 times a step of each method, compiled, and gives it as many steps as fill `--minutes`, less the time
 of what it makes before the first one, such as the couples of ReDi. A learning rate is chosen for
-each by the same search, of one seed and half of the time each, by the first metric at four steps on
-the validation split; then every seed is distilled and measured on `--split`. Process and loss are
-those of the teacher; what a method cannot do with it is printed in its own words.
+each, and whole networks or changes of low rank where a method takes them, by the same search, of
+one seed and half of the time each, by the first metric at four steps on the validation split; then
+every seed is distilled and measured on `--split`. Process and loss are those of the teacher; what a
+method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -18,6 +19,7 @@ writes `results.json` for `benchmarks.tables`, and `methods.png`.
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -83,6 +85,7 @@ STEPS = (1, 2, 4, 8, 16)
 # The number of steps that a rate is chosen at, and the rates, in those of the config.
 CHOSEN_AT = 4
 RATES = "0.33,1,3"
+RANKS = "0,16"  # 0: of whole networks
 # Steps that are timed, after a first one.
 _TIMED = 10
 
@@ -158,7 +161,7 @@ def kept(path, key: str, make: Callable[[], Any]) -> Any:
   return found[key]
 
 
-def timed(flags: list[str], seconds: float, cost: tuple[float, float]) -> list[str]:
+def timed(flags: list[str], cost: tuple[float, float], seconds: float) -> list[str]:
   """Flags of a run that trains for so many seconds. Raises `ConfigError` where it cannot begin."""
   begun, per_step = cost
   if begun + per_step > seconds:
@@ -178,26 +181,55 @@ def at_rate(flags: list[str], factor: float) -> list[str]:
   return flags + [f"--config.distill.{n}.learning_rate={r:.3g}" for n, r in rates.items()]
 
 
-def choose_rate(
-  method: str, data: Data, flags: list[str], cost: tuple[float, float], args: argparse.Namespace
-) -> float:
-  """The factor of the rates with the lowest first metric on the validation split."""
-  factors = [float(factor) for factor in args.rates.split(",")]
-  if len(factors) == 1:
-    return factors[0]
+def choose(
+  method: str,
+  data: Data,
+  candidates: list[tuple[list[str], tuple[float, float]]],
+  args: argparse.Namespace,
+) -> int:
+  """Which of some flags, each with what it costs, has the lowest first metric on validation data.
+
+  Raises `ConfigError` where one cannot begin in time.
+  """
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
-  half = timed(flags, 30.0 * args.minutes, cost)
   steps = 1 if method == "dimo" else CHOSEN_AT
 
-  def value(factor: float) -> float:
-    variant = f"search/{method}/{factor:.2g}", *split(at_rate(half, factor))
+  def value(number: int) -> float:
+    flags = timed(*candidates[number], 30.0 * args.minutes)
+    folder = hashlib.sha256(shlex.join(flags).encode()).hexdigest()[:12]  # no other run's
+    variant = f"search/{method}/{folder}", *split(flags)
     try:
-      (run,) = few_steps.compare({method: variant}, (steps,), search)[method]
+      (found,) = few_steps.compare({method: variant}, (steps,), search)[method]
     except subprocess.CalledProcessError:  # such as one that diverges
       return math.inf
-    return run.get(("student", data.metrics[0], steps), (math.inf,))[0]
+    return found.get(("student", data.metrics[0], steps), (math.inf,))[0]
 
-  return min(factors, key=value)
+  return min(range(len(candidates)), key=value) if len(candidates) > 1 else 0
+
+
+def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
+  """The flags of a method with what was chosen, for `--minutes` of training.
+
+  Raises `ConfigError` for what it cannot do, and where it cannot begin in time.
+  """
+  flags = settings(method, data, args)
+  rates = [float(factor) for factor in args.rates.split(",")]
+  takes_low_rank = getattr(registry.find(method), "takes_low_rank", False)
+  ranks = [int(rank) for rank in args.ranks.split(",")] if takes_low_rank else [0]
+  # Of other flags or another teacher they would be others.
+  teachers = shlex.join(map(str, few_steps.teachers_of(args)))
+  keep = functools.partial(kept, args.out / "choices" / f"{method}.json")
+  candidates = []
+  for rank in ranks:
+    one = [*flags, f"--config.distill.lora_rank={rank}"]
+    cost = keep(f"seconds of {shlex.join(one)} {teachers}", functools.partial(costs, one))
+    candidates += [(at_rate(one, rate), cost) for rate in rates]
+  chosen = keep(
+    f"of rates {rates} and ranks {ranks} in {args.minutes:g} minutes of {shlex.join(flags)}"
+    f" {teachers}",
+    functools.partial(choose, method, data, candidates, args),
+  )
+  return timed(*candidates[chosen], 60.0 * args.minutes)
 
 
 def main() -> None:
@@ -208,9 +240,8 @@ def main() -> None:
   )
   parser.add_argument("--data", choices=DATA, default="hmm")
   parser.add_argument("--methods", default=",".join(registry.METHODS))
-  parser.add_argument(
-    "--rates", default=RATES, help="in those of the config; one is taken as it is"
-  )
+  parser.add_argument("--rates", default=RATES, help="in those of the config, to choose from")
+  parser.add_argument("--ranks", default=RANKS, help="to choose from; 0 trains whole networks")
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
   few_steps.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
@@ -218,22 +249,9 @@ def main() -> None:
   data, variants = DATA[args.data], {}
   for method in args.methods.split(","):
     try:
-      flags = settings(method, data, args)
+      variants[method] = method, *split(ready(method, data, args))
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
-      continue
-    # Of other flags or another teacher they would be others.
-    made_of = shlex.join([*flags, *map(str, few_steps.teachers_of(args))])
-    keep = functools.partial(kept, args.out / "choices" / f"{method}.json")
-    cost = keep(f"seconds of {made_of}", functools.partial(costs, flags))
-    choose = functools.partial(choose_rate, method, data, flags, cost, args)
-    try:
-      rate = keep(f"rate of {args.rates} in {args.minutes:g} minutes of {made_of}", choose)
-      chosen = timed(at_rate(flags, rate), 60.0 * args.minutes, cost)
-    except config_checks.ConfigError as error:
-      print(f"{method}: {error}", flush=True)
-      continue
-    variants[method] = (method, *split(chosen))
   results = few_steps.compare(variants, STEPS, args)
   few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)
   first = data.metrics[0]

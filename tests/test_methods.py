@@ -30,7 +30,7 @@ def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatc
       assert "process.name" in str(error)
       refused.add(method)
       continue
-    found = methods.load(methods.timed(methods.at_rate(flags, 2.0), 3.5, (0.5, 0.01)))
+    found = methods.load(methods.timed(methods.at_rate(flags, 2.0), (0.5, 0.01), 3.5))
     checks.check(found)
     assert (found.process.name, found.teacher.loss) == (process, "bound")
     assert found.distill.method == method and found.distill.num_steps == 300
@@ -50,5 +50,40 @@ def test_a_number_is_kept_by_its_name(tmp_path):
 
 def test_what_is_made_before_the_first_step_counts():
   with pytest.raises(checks.ConfigError, match=r"2 s before the first step, and 0\.5 s"):
-    methods.timed([], 2.4, (2.0, 0.5))
-  assert methods.timed([], 3.0, (2.0, 0.5)) == ["--config.distill.num_steps=2"]
+    methods.timed([], (2.0, 0.5), 2.4)
+  assert methods.timed([], (2.0, 0.5), 3.0) == ["--config.distill.num_steps=2"]
+
+
+def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
+  """The lowest on validation data, with what a step of it costs; students of low rank are tried."""
+  config = importlib.import_module("configs.digits_dmmd").get_config()
+  teacher = records.Source(None, {"config": config.to_dict()})
+  monkeypatch.setattr(records, "find_model", lambda *_: teacher)
+  monkeypatch.setattr(methods, "costs", lambda flags: (1.0, 0.1 if is_low(flags) else 0.2))
+  is_low = lambda flags: "--config.distill.lora_rank=16" in flags
+  tried = []
+
+  def compare(variants, steps, args):
+    assert (args.split, args.seeds, steps) == ("validation", 1, (4,))
+    ((method, (folder, _, flags)),) = variants.items()
+    tried.append((folder, methods.load(["--config=configs/digits_dmmd.py", *flags]).distill))
+    value = 1.0 if len(tried) == 5 else 2.0
+    return {method: [{("student", "frechet", 4): (value, 0.0, 4)}]}
+
+  monkeypatch.setattr(methods.few_steps, "compare", compare)
+  args = argparse.Namespace(
+    teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", minutes=1.0, out=tmp_path, seeds=3,
+    split="held_out",
+  )  # fmt: skip
+  chosen = methods.ready("dmmd", methods.DATA["digits"], args)
+  assert len({folder for folder, _ in tried}) == len(tried) == 6
+  assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3
+  assert {x.num_steps for _, x in tried} == {145, 290}  # half of the time
+  assert is_low(chosen) and "--config.distill.num_steps=590" in chosen
+  assert methods.load(chosen).distill.student_optimizer.learning_rate == pytest.approx(
+    config.distill.student_optimizer.learning_rate
+  )
+  tried.clear()
+  assert methods.ready("dmmd", methods.DATA["digits"], args) == chosen and not tried
+  methods.ready("redi", methods.DATA["digits"], args)
+  assert [x.lora_rank for _, x in tried] == [0] * 3
