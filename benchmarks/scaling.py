@@ -35,6 +35,7 @@ _JOINT = (
   "--program=distill", "--config.distill.updates=joint", "--config.run.mesh=(-1,16,4)",
   "--config.distill.batch_size=64",
 )  # fmt: skip
+_ON_16 = ("--program=distill", "--config.run.mesh=(-1,4,4)", "--config.distill.batch_size=16")
 _FACTORED = (
   "--config.distill.student_optimizer.moments=factored",
   "--config.distill.auxiliary_optimizer.moments=factored",
@@ -53,15 +54,15 @@ DOCUMENTED = (
   (_OWT, "--topology=v5p:2x4x4", *_STEPS, *_LARGE),
   # Three networks of 8 billion parameters.
   (_LLADA, "--topology=v5p:4x4x4", *_JOINT),
-  (_LLADA, "--topology=v5p:4x4x4", *_JOINT, *_FACTORED),
   (
     _LLADA,
-    "--topology=v5e:4x4",
-    "--program=distill",
-    "--config.run.mesh=(-1,4,4)",
-    "--config.distill.batch_size=16",
-    *_FACTORED,
+    "--topology=v5p:4x4x4",
+    *_JOINT,
+    "--config.distill.student_optimizer.moments=bfloat16",
   ),
+  (_LLADA, "--topology=v5p:4x4x4", *_JOINT, *_FACTORED),
+  (_LLADA, "--topology=v5e:4x4", *_ON_16, *_FACTORED),
+  (_LLADA, "--topology=v5e:4x4", *_ON_16, *_FACTORED, "--config.distill.updates=joint"),
   # One of them, and changes of low rank to it.
   (
     _LLADA,
