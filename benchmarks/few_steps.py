@@ -30,16 +30,21 @@ from dmmd_jax.versions import made_by
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+# The config of each row, and what is set in it.
 METHODS = {
   "digits": {
-    "D-MMD": "configs/digits_dmmd.py",
-    "kernel score": "configs/digits_kernel.py",
-    "both": "configs/digits_dmmd_kernel.py",
+    "D-MMD": ("digits_dmmd", []),
+    "D-MMD, rank 16": (
+      "digits_dmmd",
+      [
+        "--config.distill.lora_rank=16",
+        "--config.distill.student_optimizer.learning_rate=1.5e-3",
+      ],
+    ),
+    "kernel score": ("digits_kernel", []),
+    "both, rank 16": ("digits_dmmd_kernel", []),
   },
-  "text": {
-    "D-MMD": "configs/text_dmmd.py",
-    "both": "configs/text_dmmd_kernel.py",
-  },
+  "text": {"D-MMD": ("text_dmmd", []), "both": ("text_dmmd_kernel", [])},
 }
 # The first is drawn.
 METRICS = {
@@ -194,8 +199,8 @@ def main() -> None:
   args = parser.parse_args()
   reference = [f"--config.reference.workdir={TEACHER}"] if args.data == "text" else []
   variants = {
-    name: (pathlib.Path(config).stem, config, [*reference, *args.extra])
-    for name, config in METHODS[args.data].items()
+    name: (name.replace(", ", "_"), f"configs/{config}.py", [*given, *reference, *args.extra])
+    for name, (config, given) in METHODS[args.data].items()
   }
   results = compare(variants, STEPS, args)
   metrics = METRICS[args.data]
