@@ -86,6 +86,8 @@ STEPS = (1, 2, 4, 8, 16)
 CHOSEN_AT = 4
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
+# What a run exits with whose loss is not finite.
+_DIVERGED = 1
 # Steps that are timed, after a first one.
 _TIMED = 10
 
@@ -181,6 +183,12 @@ def at_rate(flags: list[str], factor: float) -> list[str]:
   return flags + [f"--config.distill.{n}.learning_rate={r:.3g}" for n, r in rates.items()]
 
 
+def folder(method: str, flags: list[str], args: argparse.Namespace) -> str:
+  """Where a run lies in `--out`: that of other flags or another teacher lies elsewhere."""
+  made_of = shlex.join([*flags, *map(str, few_steps.teachers_of(args))])
+  return f"{method}/{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+
+
 def choose(
   method: str,
   data: Data,
@@ -189,22 +197,33 @@ def choose(
 ) -> int:
   """Which of some flags, each with what it costs, has the lowest first metric on validation data.
 
-  Raises `ConfigError` where one cannot begin in time.
+  Those that cannot begin in time, or that diverge, are none. Raises `ConfigError` where no other is
+  left.
   """
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
   steps = 1 if method == "dimo" else CHOSEN_AT
 
   def value(number: int) -> float:
-    flags = timed(*candidates[number], 30.0 * args.minutes)
-    folder = hashlib.sha256(shlex.join(flags).encode()).hexdigest()[:12]  # no other run's
-    variant = f"search/{method}/{folder}", *split(flags)
     try:
+      flags = timed(*candidates[number], 30.0 * args.minutes)
+      variant = f"search/{folder(method, flags, args)}", *split(flags)
       (found,) = few_steps.compare({method: variant}, (steps,), search)[method]
-    except subprocess.CalledProcessError:  # such as one that diverges
+    except config_checks.ConfigError:
       return math.inf
-    return found.get(("student", data.metrics[0], steps), (math.inf,))[0]
+    except subprocess.CalledProcessError as error:
+      if error.returncode != _DIVERGED:
+        raise
+      return math.inf
+    found = found.get(("student", data.metrics[0], steps), (math.inf,))[0]
+    return found if math.isfinite(found) else math.inf
 
-  return min(range(len(candidates)), key=value) if len(candidates) > 1 else 0
+  if len(candidates) == 1:
+    return 0
+  values = [value(number) for number in range(len(candidates))]
+  config_checks.require(
+    min(values) < math.inf, "every rate diverges, or cannot begin in time; give more --minutes"
+  )
+  return values.index(min(values))
 
 
 def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
@@ -246,10 +265,14 @@ def main() -> None:
   few_steps.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
+  for word in args.extra:
+    if "lora_rank" in word or "learning_rate" in word:
+      parser.error(f"{word} is what is chosen here; give --ranks and --rates")
   data, variants = DATA[args.data], {}
   for method in args.methods.split(","):
     try:
-      variants[method] = method, *split(ready(method, data, args))
+      chosen = ready(method, data, args)
+      variants[method] = folder(method, chosen, args), *split(chosen)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
   results = few_steps.compare(variants, STEPS, args)

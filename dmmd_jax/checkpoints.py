@@ -37,8 +37,7 @@ def open_manager(
 ) -> ocp.CheckpointManager:
   """A manager of `<directory>/<step>`; unfinished checkpoints of a killed run are never seen.
 
-  While it saves, up to `written_at_once` GB are in memory once more; no device's part of an array
-  may have as many.
+  While it saves, up to `written_at_once` GB are in memory once more: `least_at_once` or more.
   """
   saved_state.hush()
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
@@ -46,6 +45,12 @@ def open_manager(
   return ocp.CheckpointManager(
     saved_state.absolute(directory), options=options, item_handlers=handler
   )
+
+
+def least_at_once(state) -> int:
+  """GB that are more than any device's part of an array has: orbax writes such a part in one."""
+  parts = [part.data.nbytes for x in jax.tree.leaves(state) for part in x.addressable_shards]
+  return 1 + max(parts) // 10**9
 
 
 def save(manager: ocp.CheckpointManager, step: int, state, origin: dict[str, Any]) -> None:

@@ -57,22 +57,44 @@ def importable(file: pathlib.Path) -> Iterator[None]:
   own = file.absolute().parent
   folders = [own] if own.name == _NAME else []
   folders += [pathlib.Path(_NAME).absolute(), shipped()]
-  finders = {str(f): importlib.machinery.FileFinder(str(f), (_Source, [".py"])) for f in folders}
   spec = importlib.machinery.ModuleSpec(_NAME, None, is_package=True)
-  spec.submodule_search_locations = list(finders)
+  spec.submodule_search_locations = list(dict.fromkeys(map(str, folders)))
   before = _modules()
   for name in before:
     del sys.modules[name]
-  sys.path_importer_cache.update(finders)
   sys.modules[_NAME] = importlib.util.module_from_spec(spec)
   try:
-    yield
+    with _from_source(folders):
+      yield
   finally:
     for name in _modules():
       del sys.modules[name]
     sys.modules.update(before)
-    for folder in finders:
-      sys.path_importer_cache.pop(folder, None)
+
+
+@contextlib.contextmanager
+def _from_source(folders: list[pathlib.Path]) -> Iterator[None]:
+  """Within it modules in these folders, and in theirs, are `_Source`."""
+
+  def is_inside(path: str) -> bool:
+    return any(pathlib.Path(path).is_relative_to(folder) for folder in folders)
+
+  def hook(path: str) -> importlib.machinery.FileFinder:
+    if not is_inside(path):
+      raise ImportError(path)
+    return importlib.machinery.FileFinder(path, (_Source, [".py"]))
+
+  def forget() -> None:
+    for path in filter(is_inside, list(sys.path_importer_cache)):
+      del sys.path_importer_cache[path]
+
+  forget()
+  sys.path_hooks.insert(0, hook)
+  try:
+    yield
+  finally:
+    sys.path_hooks.remove(hook)
+    forget()
 
 
 def _modules() -> dict[str, object]:

@@ -34,6 +34,7 @@ def _words(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
   """uint32 `[4]`: sums of the words of `x`, each mixed with its place."""
   if x.size > _ON_HOST or not getattr(x, "is_fully_addressable", True):
     # Layers of a stack by turns: a CPU takes four times the memory of what is summed at once.
+    x = jnp.asarray(x)
     is_stack = x.ndim > 2 and x.sharding.shard_shape(x.shape)[0] == len(x)
     return _words_of_stack(x) if is_stack else _words_of_array(x)
   x = np.ascontiguousarray(x)
@@ -44,7 +45,7 @@ def _words(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
 
 @jax.jit
 def _words_of_stack(x: jax.Array) -> jax.Array:
-  size = np.uint32(math.prod(x.shape[1:]))
+  size = np.uint32(math.prod(x.shape[1:]) % 2**32)
   add = lambda total, layer: (total + _words_of_array(layer[0], layer[1] * size), None)
   layers = x, jnp.arange(len(x), dtype=jnp.uint32)
   return jax.lax.scan(add, jnp.zeros(_LANES, jnp.uint32), layers)[0]

@@ -46,14 +46,17 @@ def test_a_config_is_what_its_file_says_now(tmp_path, monkeypatch):
   """Bytecode from a moment before would be taken for it: same size, same second."""
   monkeypatch.setattr(sys, "dont_write_bytecode", False)
   folder = tmp_path / "configs"
-  folder.mkdir()
-  importing = folder / "theirs.py"
+  (folder / "old").mkdir(parents=True)
+  importing, deeper = folder / "theirs.py", folder / "with_old.py"
   importing.write_text("from configs.mine import get_config\n")
+  deeper.write_text("from configs.old.mine import get_config\n")
   for seed in (1, 2):
-    path = users(folder, f"config.run.seed = {seed}")
-    os.utime(path, (10**9, 10**9))
-    assert load(path=path).run.seed == load(path=str(importing)).run.seed == seed
-  assert sorted(map(str, folder.iterdir())) == [path, str(importing)]
+    path, old = (users(f, f"config.run.seed = {seed}") for f in (folder, folder / "old"))
+    for file in (path, old):
+      os.utime(file, (10**9, 10**9))
+    for file in (path, importing, deeper):
+      assert load(path=str(file)).run.seed == seed
+  assert not list(folder.rglob("__pycache__"))
 
 
 def test_command_lines_are_split():

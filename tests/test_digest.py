@@ -61,4 +61,4 @@ def test_neither_the_mesh_nor_who_adds_up_makes_a_difference(spec, layers, monke
   by_host = digest(jax.tree.map(jnp.asarray, TREE))
   assert digest(split) == by_host
   monkeypatch.setattr(module, "_ON_HOST", -1)
-  assert digest(split) == digest(jax.tree.map(jnp.asarray, TREE)) == by_host
+  assert digest(split) == digest(jax.tree.map(jnp.asarray, TREE)) == digest(TREE) == by_host

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -67,7 +69,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     assert (args.split, args.seeds, steps) == ("validation", 1, (4,))
     ((method, (folder, _, flags)),) = variants.items()
     tried.append((folder, methods.load(["--config=configs/digits_dmmd.py", *flags]).distill))
-    value = 1.0 if len(tried) == 5 else 2.0
+    value = {5: 1.0, 6: float("nan")}.get(len(tried), 2.0)
     return {method: [{("student", "frechet", 4): (value, 0.0, 4)}]}
 
   monkeypatch.setattr(methods.few_steps, "compare", compare)
@@ -87,3 +89,31 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   assert methods.ready("dmmd", methods.DATA["digits"], args) == chosen and not tried
   methods.ready("redi", methods.DATA["digits"], args)
   assert [x.lora_rank for _, x in tried] == [0] * 3
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, monkeypatch):
+  data, candidates = methods.DATA["digits"], [(["--config=a.py"], (0.0, 0.1))] * 3
+  args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
+
+  def compare(*_):
+    raise subprocess.CalledProcessError(code, "main")
+
+  monkeypatch.setattr(methods.few_steps, "compare", compare)
+  expected = checks.ConfigError if code == 1 else subprocess.CalledProcessError
+  with pytest.raises(expected):
+    methods.choose("dmmd", data, candidates, args)
+
+
+def test_runs_of_other_flags_or_teachers_lie_elsewhere():
+  args = argparse.Namespace(teacher=["t"])
+  other = argparse.Namespace(teacher=["u"])
+  found = [methods.folder("dmmd", f, a) for f in (["--x=1"], ["--x=2"]) for a in (args, other)]
+  assert len(set(found)) == 4 and found[0] == methods.folder("dmmd", ["--x=1"], args)
+
+
+def test_what_is_chosen_is_not_given(capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["methods", "--", "--config.distill.lora_rank=64"])
+  with pytest.raises(SystemExit):
+    methods.main()
+  assert "give --ranks" in capsys.readouterr().err

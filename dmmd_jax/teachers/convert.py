@@ -77,8 +77,7 @@ def convert(
   if is_first:
     records.begin(folder, now)
     _keep_the_rest(folder, config, kind, source)
-  parts = [part.data.nbytes for x in jax.tree.leaves(params) for part in x.addressable_shards]
-  least = 1 + max(parts) // 10**9
+  least = checkpoints.least_at_once(params)
   with checkpoints.open_manager(folder / "checkpoints", 1, written_at_once=least) as manager:
     checkpoints.save(manager, _STEP, {"ema": params}, now)
     manager.wait_until_finished()
