@@ -184,8 +184,7 @@ def _restore(directory: epath.Path, step: int, abstract_state, origin: dict[str,
     reason = "has other names, shapes or dtypes than" if layout else f"({why}) does not fit"
     raise CheckpointError(
       f"checkpoint {step} of {directory} {reason} this program's state; run it with the version"
-      " that wrote it, choose another --workdir, or move the checkpoint away to go on from the one"
-      " before"
+      f" that wrote it, choose another --workdir, or move {directory} away to start the phase again"
     )
   if why:
     raise saved_state.DamageError(why)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -218,6 +219,14 @@ def test_a_checkpoint_of_another_run_is_refused(whole, tmp_path):
     " a -> b); put back that of this run, or move it away to go on from the one before"
   )
   assert saved_steps(tmp_path / "run") == [8, 10]
+
+
+@pytest.mark.parametrize(("size", "gigabytes"), [(10**9 - 1, 1), (10**9, 2), (2 * 10**9 + 1, 3)])
+def test_what_is_written_at_once_is_more_than_any_part(size, gigabytes):
+  """orbax refuses a part of an array that is not smaller than its limit."""
+  part = lambda size: types.SimpleNamespace(data=types.SimpleNamespace(nbytes=size))
+  array = types.SimpleNamespace(addressable_shards=[part(7), part(size)])
+  assert checkpoints.least_at_once({"a": array}) == gigabytes
 
 
 def test_a_file_in_place_of_the_checkpoints_is_one_line(tmp_path):
