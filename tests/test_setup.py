@@ -26,8 +26,8 @@ def test_what_is_built_runs_a_config_by_its_name_from_another_folder(tmp_path):
   done = run("setup.py", "-q", "build_py", f"--build-lib={built}", cwd=ROOT)
   assert done.returncode == 0, done.stderr
   environment = os.environ | {"PYTHONPATH": str(built)}
-  # A trace of where each module comes from: none from the checkout.
-  args = ["-v", "-m", "dmmd_jax.main", "--config=coins_dmmd", "--config.run.seed=3", "--help"]
+  # A trace of where modules are looked for: nowhere in the checkout.
+  args = ["-vv", "-m", "dmmd_jax.main", "--config=coins_dmmd", "--config.run.seed=3", "--help"]
   done = run(*args, cwd=elsewhere, env=environment)
   assert done.returncode == 0, done.stderr[-2000:]
   assert "  seed = 3  " in done.stdout and "  name = 'coins'  " in done.stdout
