@@ -7,7 +7,7 @@ def get_config():
   config = digits_kernel.get_config()
   distill = config.distill
   distill.method = "dmmd_kernel"
-  distill.updates = "joint"  # three quarters of the cost, and as good
+  distill.updates = "joint"  # three quarters of the cost
   # Changes of low rank bear three times the rate: after as many updates the Fréchet distance at two
   # steps is 24 where whole networks have 33 (docs/methods.md).
   distill.lora_rank = 16

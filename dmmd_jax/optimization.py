@@ -47,15 +47,16 @@ def make_optimizer(config, num_steps: int) -> optax.GradientTransformation:
     optax.chain(
       _scale_by_moments(config),
       optax.add_decayed_weights(config.weight_decay),
-      optax.scale_by_learning_rate(
-        optax.join_schedules([warmup, decay], [config.warmup_steps]),
-      ),
+      optax.scale_by_learning_rate(optax.join_schedules([warmup, decay], [config.warmup_steps])),
     ),
   )
 
 
 def _scale_by_moments(config) -> optax.GradientTransformation:
-  """Adam's scaling, or Adafactor's; without a mean of gradients where `b1` is 0."""
+  """Adam's scaling (arXiv 1412.6980), or Adafactor's with Adam's decay (1804.04235, Algorithm 4).
+
+  Without a mean of gradients where `b1` is 0.
+  """
   if config.moments == "factored":
     squares = optax.scale_by_factored_rms(
       decay_rate=config.b2, decay_rate_fn=_unbiased_decay, epsilon=_EPSILON**2
