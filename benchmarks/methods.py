@@ -75,6 +75,8 @@ NEEDS = {
            "--config.distill.sdtt.rounds=3"],
   "dcd": ["--config.distill.dcd.teacher_nfe=64", "--config.distill.dcd.rounds=3"],
   "redi": _FEW_COUPLES,
+  # As teachers are trained; few-step students are not.
+  "continued": ["--config.distill.student_optimizer.b1=0.9"],
 }  # fmt: skip
 # What they need where the process is not the masked one.
 _HARD = ["--config.distill.dmmd.auxiliary_target=hard"]

@@ -1,7 +1,7 @@
 """What a method of distillation is, and what it is given."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -71,7 +71,8 @@ class Parts:
   `teacher` is asked as it would be sampled, guided or exact; `auxiliary` is the teacher's network
   without guidance, and where student and auxiliary start. `prediction` is what all of them mean,
   `mean` or `leave_one_out`. The data have `num_tokens` categories; a process may have more, which
-  never occur. The others are fields of `config.distill`.
+  never occur. `teacher_loss(params, batch, key)` is what `config.teacher` trains by. The others are
+  fields of `config.distill`.
   """
 
   process: Process
@@ -87,6 +88,7 @@ class Parts:
   top_p: float
   top_p_penalty: float
   training: Training
+  teacher_loss: Callable[[Any, Any, jax.Array], jax.Array]
 
 
 class Method(Protocol):

@@ -15,6 +15,7 @@ METHODS = {
   "idlm": "idlm.IDLM",
   "didi": "didi.DiDi",
   "redi": "redi.ReDi",
+  "continued": "continued.Continued",
 }
 
 

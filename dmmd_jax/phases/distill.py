@@ -12,7 +12,7 @@ from dmmd_jax.distillation.low_rank import LowRank
 from dmmd_jax.distillation.parts import Method, Parts, Training
 from dmmd_jax.optimization import make_optimizer
 from dmmd_jax.phases import build
-from dmmd_jax.phases.teacher import trained
+from dmmd_jax.phases.teacher import teacher_loss, trained
 from dmmd_jax.records import Sources
 
 
@@ -67,6 +67,9 @@ def make_parts(config, dataset) -> Parts:
     top_p=c.top_p,
     top_p_penalty=c.top_p_penalty,
     training=make_training(c),
+    teacher_loss=lambda params, batch, key: teacher_loss(
+      params, denoiser.in_training(), config.teacher, batch, key
+    ),
   )
 
 

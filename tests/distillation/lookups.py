@@ -58,6 +58,7 @@ def make_parts(process, num_steps=7, num_blocks=1, microbatches=1, dtype="float3
     top_p=1.0,
     top_p_penalty=2.0,
     training=training,
+    teacher_loss=None,
   )
 
 

@@ -24,7 +24,7 @@ KEY = jax.random.key(3)
 
 def make_method(**settings):
   spies = Spy(), Spy(), Spy()
-  p = parts.Parts(MASKED, *spies, "mean", K, 1, 8, False, 1.0, 1.0, 2.0, None)
+  p = parts.Parts(MASKED, *spies, "mean", K, 1, 8, False, 1.0, 1.0, 2.0, None, None)
   return didi.DiDi(p, didi.DiDiSettings(**settings))
 
 
@@ -197,7 +197,7 @@ def discriminator_gradient(fakes, data, log_phi, log_theta, step):
       return params[i]
 
   method = didi.DiDi(
-    parts.Parts(MASKED, None, None, Table(), "mean", K, 1, 8, False, 1.0, 1.0, 2.0, None)
+    parts.Parts(MASKED, None, None, Table(), "mean", K, 1, 8, False, 1.0, 1.0, 2.0, None, None)
   )
 
   def loss(logits):

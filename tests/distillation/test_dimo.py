@@ -26,7 +26,7 @@ KEY = jax.random.key(3)
 
 def make_method(network=None, process=MASKED, temperature=1.0, top_p=1.0, **settings):
   p = parts.Parts(
-    process, network, network, network, "mean", K, 1, 1, False, temperature, top_p, 2.0, None
+    process, network, network, network, "mean", K, 1, 1, False, temperature, top_p, 2.0, None, None
   )
   return dimo.DiMO(p, dimo.DiMOSettings(**settings))
 

@@ -42,7 +42,7 @@ def make_parts(process, from_prior=False, student_nfe=8, **changes):
   prediction = "mean" if masked else "leave_one_out"
   spy = Spy(prediction)
   p = parts.Parts(
-    process, spy, spy, spy, prediction, K, 1, student_nfe, from_prior, 1.0, 1.0, 2.0, None
+    process, spy, spy, spy, prediction, K, 1, student_nfe, from_prior, 1.0, 1.0, 2.0, None, None
   )
   return dataclasses.replace(p, **changes)
 

@@ -25,7 +25,10 @@ class TableConfig:
 
 
 class Table(nn.Module):
-  """Logits from tables of the token, its neighbour, the label and the context, a slope, noise."""
+  """Logits from tables of the token, its neighbour, the label and the context, a slope, noise.
+
+  In training they are half as large: a dropout without chance.
+  """
 
   config: TableConfig
   num_states: int
@@ -38,7 +41,7 @@ class Table(nn.Module):
     return logits
 
   @nn.compact
-  def features(self, z, t, noise=None, labels=None, context=None):
+  def features(self, z, t, noise=None, labels=None, context=None, training=False):
     def parameter(name, *shape):
       return self.param(name, nn.initializers.normal(1.0), shape)
 
@@ -52,7 +55,7 @@ class Table(nn.Module):
       logits += classes[labels][:, None]
     if self.noise_channels:
       logits += noise @ parameter("noise", self.noise_channels, K)
-    return logits
+    return 0.5 * logits if training else logits
 
 
 @pytest.fixture(autouse=True)
