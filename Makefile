@@ -13,8 +13,13 @@ export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/dmmd_jax
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
 
-demo: $(VENV)/ready  ## train, distil and evaluate on handwritten digits; results in runs/digits_dmmd
+# What is complete is not run again.
+demo: $(VENV)/ready  ## a teacher of handwritten digits, and two students of it, compared
 	$(RUN) dmmd_jax.main --config=configs/digits_dmmd.py
+	$(RUN) dmmd_jax.main --config=configs/digits_dmmd_kernel.py \
+	  --config.phases="('distill','evaluate')" --config.evaluate.teacher_nfe="(1,)" \
+	  --config.distill.teacher_workdir=runs/digits_dmmd
+	$(RUN) dmmd_jax compare runs/digits_dmmd runs/digits_dmmd_kernel --metric=frechet
 
 # Most of their time is compilation, which takes one core. Files are kept together for what they
 # share, and in the order of tests/conftest.py: the longest come first. Their hundreds of processes

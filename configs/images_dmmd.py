@@ -52,7 +52,7 @@ def get_config():
 
 
 def grey() -> dict:
-  """28 x 28 pixels of one channel, such as handwritten digits: 20 to 40 minutes on two CPU cores."""
+  """28 x 28 pixels of one channel, such as handwritten digits: 20 to 40 minutes on two cores."""
   return {
     "network": {"width": 128, "depth": 4, "heads": 4, "embed_dim": 16},
     "teacher": {"num_steps": 3000, "batch_size": 32},

@@ -12,10 +12,8 @@ from dmmd_jax import config as checks
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion import processes, schedules
 from dmmd_jax.distillation import didi, parts
-from dmmd_jax.phases import distill
 from tests import enumeration
 from tests.distillation.lookups import Spy, run
-from tests.phases.tables import DATA, make_config, make_params, tables  # noqa: F401
 
 K, D, T = 3, 2, 0.6
 MASKED = processes.Masked(K, schedules.Cosine())
@@ -230,28 +228,6 @@ def test_where_the_discriminator_rests():
     assert discriminator_gradient(fakes, data, log_theta, log_theta, at_tau) > 1e-3
     assert discriminator_gradient(fakes, data, log_fakes, log_data, at_1) < 1e-6
     assert discriminator_gradient(data, fakes, log_fakes, log_data, at_1) > 1e-3
-
-
-def test_steps_move_both_models():
-  """Joint ones are made; of alternating ones, of which those of updates are the tests, what they
-  would give."""
-  _, phi, theta = make_params(4)
-  for updates in ("joint", "alternate"):
-    config = make_config(method="didi", microbatches=2, updates=updates, auxiliary_updates=1)
-    method = distill.make_method(config, DATA)
-    rows = slice(4 * method.batches_per_step)
-    batch = Batch(DATA.train[rows], DATA.train_labels[rows])
-    if updates == "joint":
-      state = jax.jit(method.init)(KEY, theta)
-      # Where it starts, at the teacher, it says nothing to the student.
-      state = state.replace(auxiliary=state.auxiliary.replace(params=phi))
-      after, metrics = jax.jit(method.step)(state, batch, KEY)
-      assert all(np.isfinite(value) for value in metrics.values())
-      for name in ("student", "auxiliary"):
-        assert getattr(after, name).count == 1 and metrics[f"{name}_gradient_norm"] > 0
-    else:
-      _, metrics = jax.eval_shape(method.step, state, batch, KEY)
-    assert {"log_ratio", "auxiliary_loss", "teacher_student_kl", "entropy"} <= metrics.keys()
 
 
 @pytest.mark.parametrize(

@@ -242,30 +242,6 @@ def test_a_student_is_drawn_by_its_method_whoever_asks():
   assert draw is ancestral_sample and num_steps(16) == 16
 
 
-def test_steps_move_both_models():
-  """Joint ones are made; of alternating ones, of which those of updates are the tests, what they
-  would give."""
-  _, phi, theta = make_params(4)
-  for updates in ("joint", "alternate"):
-    config = make_config(
-      method="dimo", student_nfe=1, microbatches=2, updates=updates, auxiliary_updates=1
-    )
-    method = distill.make_method(config, DATA)
-    rows = slice(4 * method.batches_per_step)
-    batch = Batch(DATA.train[rows], DATA.train_labels[rows])
-    if updates == "joint":
-      state = jax.jit(method.init)(KEY, theta)
-      # Where it starts, at the teacher, it says nothing to the student.
-      state = state.replace(auxiliary=state.auxiliary.replace(params=phi))
-      after, metrics = jax.jit(method.step)(state, batch, KEY)
-      assert all(np.isfinite(value) for value in metrics.values())
-      for name in ("student", "auxiliary"):
-        assert getattr(after, name).count == 1 and metrics[f"{name}_gradient_norm"] > 0
-    else:
-      _, metrics = jax.eval_shape(method.step, state, batch, KEY)
-    assert {"divergence", "auxiliary_loss", "entropy"} <= metrics.keys()
-
-
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
