@@ -4,10 +4,10 @@
 
 times a step of each method, compiled, and gives it as many steps as fill `--minutes`, less the time
 of what it makes before the first one, such as the couples of ReDi. A learning rate is chosen for
-each, and whole networks or changes of low rank where a method takes them, by the same search, of
-one seed and half of the time each, by the first metric at four steps on the validation split; then
-every seed is distilled and measured on `--split`. Process and loss are those of the teacher; what a
-method cannot do with it is printed in its own words.
+each, and whole networks or changes of low rank where a method takes them, by the same search: of
+one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
+on the validation split. Then every seed is distilled and measured on `--split`. Process and loss
+are those of the teacher; what a method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -24,6 +24,7 @@ import json
 import math
 import pathlib
 import shlex
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -84,8 +85,9 @@ NEEDS_UNMASKED = {
   "dmmd": _HARD, "dmmd_kernel": _HARD, "redi": ["--config.distill.noise=none"]
 }  # fmt: skip
 STEPS = (1, 2, 4, 8, 16)
-# The number of steps that a rate is chosen at, and the rates, in those of the config.
-CHOSEN_AT = 4
+# Where settings are chosen: one number of steps alone is within its errors for most of them.
+CHOSEN_AT = (1, 2, 4, 8)
+# In those of the config.
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
 # What a run exits with whose loss is not finite.
@@ -197,27 +199,29 @@ def choose(
   candidates: list[tuple[list[str], tuple[float, float]]],
   args: argparse.Namespace,
 ) -> int:
-  """Which of some flags, each with what it costs, has the lowest first metric on validation data.
+  """Which of some flags, each with what it costs, is lowest in the first metric at `CHOSEN_AT`.
 
   Those that cannot begin in time, or that diverge, are none. Raises `ConfigError` where no other is
   left.
   """
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
-  steps = 1 if method == "dimo" else CHOSEN_AT
+  steps = (1,) if method == "dimo" else CHOSEN_AT
 
   def value(number: int) -> float:
     try:
       flags = timed(*candidates[number], 30.0 * args.minutes)
       variant = f"search/{folder(method, flags, args)}", *split(flags)
-      (found,) = few_steps.compare({method: variant}, (steps,), search)[method]
+      (found,) = few_steps.compare({method: variant}, steps, search)[method]
     except config_checks.ConfigError:
       return math.inf
     except subprocess.CalledProcessError as error:
       if error.returncode != _DIVERGED:
         raise
       return math.inf
-    found = found.get(("student", data.metrics[0], steps), (math.inf,))[0]
-    return found if math.isfinite(found) else math.inf
+    cells = [found["student", data.metrics[0], number] for number in steps]
+    # Unbiased estimates may be below 0.
+    mean = statistics.geometric_mean([max(value, error) for value, error, _ in cells])
+    return mean if math.isfinite(mean) else math.inf
 
   if len(candidates) == 1:
     return 0
