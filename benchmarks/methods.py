@@ -188,8 +188,9 @@ def at_rate(flags: list[str], factor: float) -> list[str]:
 
 
 def folder(method: str, flags: list[str], args: argparse.Namespace) -> str:
-  """Where a run lies in `--out`: that of other flags or another teacher lies elsewhere."""
-  made_of = shlex.join([*flags, *map(str, few_steps.teachers_of(args))])
+  """Where a run lies in `--out`: that of another config or another teacher lies elsewhere."""
+  config = load(flags).to_json(sort_keys=True, default=str)
+  made_of = f"{config} {shlex.join(map(str, few_steps.teachers_of(args)))}"
   return f"{method}/{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
 
 
@@ -241,17 +242,15 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   rates = [float(factor) for factor in args.rates.split(",")]
   takes_low_rank = getattr(registry.find(method), "takes_low_rank", False)
   ranks = [int(rank) for rank in args.ranks.split(",")] if takes_low_rank else [0]
-  # Of other flags or another teacher they would be others.
-  teachers = shlex.join(map(str, few_steps.teachers_of(args)))
   keep = functools.partial(kept, args.out / "choices" / f"{method}.json")
   candidates = []
   for rank in ranks:
     one = [*flags, f"--config.distill.lora_rank={rank}"]
-    cost = keep(f"seconds of {shlex.join(one)} {teachers}", functools.partial(costs, one))
+    cost = keep(f"seconds of {folder(method, one, args)}", functools.partial(costs, one))
     candidates += [(at_rate(one, rate), cost) for rate in rates]
   chosen = keep(
-    f"of rates {rates} and ranks {ranks} in {args.minutes:g} minutes of {shlex.join(flags)}"
-    f" {teachers}",
+    f"of rates {rates} and ranks {ranks} at {CHOSEN_AT} steps in {args.minutes:g} minutes of"
+    f" {folder(method, flags, args)}",
     functools.partial(choose, method, data, candidates, args),
   )
   return timed(*candidates[chosen], 60.0 * args.minutes)

@@ -14,6 +14,7 @@ from dmmd_jax.distillation import registry
 
 # What is for the masked process only, and what the exact value of a teacher rules out.
 MASKED_ONLY = {"sdtt", "dimo", "didi"}
+DIGITS = "--config=configs/digits_dmmd.py"
 
 
 @pytest.mark.parametrize("process", ["masked", "uniform"])
@@ -68,7 +69,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   def compare(variants, steps, args):
     assert (args.split, args.seeds, steps) == ("validation", 1, (1, 2, 4, 8))
     ((method, (folder, _, flags)),) = variants.items()
-    tried.append((folder, methods.load(["--config=configs/digits_dmmd.py", *flags]).distill))
+    tried.append((folder, methods.load([DIGITS, *flags]).distill))
     # Best at one number of steps; in the mean, though not above 0 at one; of no value.
     special = {3: (0.5, 4.0, 4.0, 4.0), 5: (2.0, 1.0, 1.0, -0.1), 6: (0.1, float("nan"), 0.1, 0.1)}
     values = special.get(len(tried), (2.0, 2.0, 2.0, 2.0))
@@ -96,7 +97,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", [1, 2])
 def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, monkeypatch):
-  data, candidates = methods.DATA["digits"], [(["--config=a.py"], (0.0, 0.1))] * 3
+  data, candidates = methods.DATA["digits"], [([DIGITS], (0.0, 0.1))] * 3
   args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
 
   def compare(*_):
@@ -108,11 +109,15 @@ def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, mo
     methods.choose("dmmd", data, candidates, args)
 
 
-def test_runs_of_other_flags_or_teachers_lie_elsewhere():
-  args = argparse.Namespace(teacher=["t"])
-  other = argparse.Namespace(teacher=["u"])
-  found = [methods.folder("dmmd", f, a) for f in (["--x=1"], ["--x=2"]) for a in (args, other)]
-  assert len(set(found)) == 4 and found[0] == methods.folder("dmmd", ["--x=1"], args)
+def test_runs_of_other_configs_or_teachers_lie_elsewhere(monkeypatch):
+  args, other = argparse.Namespace(teacher=["t"]), argparse.Namespace(teacher=["u"])
+  flags = [DIGITS], [DIGITS, "--config.distill.ema=0.5"]
+  found = [methods.folder("dmmd", f, a) for f in flags for a in (args, other)]
+  assert len(set(found)) == 4 and found[0] == methods.folder("dmmd", [DIGITS], args)
+  # The same flags, of a file that has changed since.
+  changed = methods.load(flags[1])
+  monkeypatch.setattr(methods, "load", lambda _: changed)
+  assert methods.folder("dmmd", [DIGITS], args) == found[2]
 
 
 def test_what_is_chosen_is_not_given(capsys, monkeypatch):
