@@ -71,7 +71,7 @@ class Parts:
   `teacher` is asked as it would be sampled, guided or exact; `auxiliary` is the teacher's network
   without guidance, and where student and auxiliary start. `prediction` is what all of them mean,
   `mean` or `leave_one_out`. The data have `num_tokens` categories; a process may have more, which
-  never occur. `teacher_loss(params, batch, key)` is what `config.teacher` trains by. The others are
+  never occur. `teacher_loss(params, batch, key)` is that of `config.teacher.loss`. The others are
   fields of `config.distill`.
   """
 

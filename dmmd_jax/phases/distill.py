@@ -1,9 +1,11 @@
 """Distils the teacher into a student of a few steps, by the method of the config."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
+from ml_collections import ConfigDict
 
 from dmmd_jax import training
 from dmmd_jax.data.pipeline import Batches
@@ -12,6 +14,7 @@ from dmmd_jax.distillation.low_rank import LowRank
 from dmmd_jax.distillation.parts import Method, Parts, Training
 from dmmd_jax.optimization import make_optimizer
 from dmmd_jax.phases import build
+from dmmd_jax.phases.denoiser import Denoiser
 from dmmd_jax.phases.teacher import teacher_loss, trained
 from dmmd_jax.records import Sources
 
@@ -67,10 +70,17 @@ def make_parts(config, dataset) -> Parts:
     top_p=c.top_p,
     top_p_penalty=c.top_p_penalty,
     training=make_training(c),
-    teacher_loss=lambda params, batch, key: teacher_loss(
-      params, denoiser.in_training(), config.teacher, batch, key
-    ),
+    teacher_loss=make_teacher_loss(config.teacher.loss, denoiser),
   )
+
+
+def make_teacher_loss(name: str, denoiser: Denoiser) -> Callable:
+  """`(params, batch, key)`: the loss of this name of a teacher that goes on, as students do.
+
+  At continuous times, and with all labels.
+  """
+  config = ConfigDict({"loss": name, "num_timesteps": 0, "label_dropout": 0.0})
+  return lambda *args: teacher_loss(args[0], denoiser.in_training(), config, *args[1:])
 
 
 def make_training(config) -> Training:

@@ -7,6 +7,7 @@ import pytest
 
 from configs import coins_dmmd
 from dmmd_jax import config as checks
+from dmmd_jax import records
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.optimization import make_optimizer
 from dmmd_jax.phases import build, distill, teacher
@@ -15,13 +16,13 @@ from tests.phases.tables import DATA, KEY, B, make_config, make_params, tables  
 
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_its_steps_are_those_of_the_teachers_phase(microbatches):
-  """Labels are dropped as there; with the distillation's own optimiser and average."""
+  """With the distillation's own optimiser and average, by what its phase may see of a config."""
   changes = {"ema": 0.5, "microbatches": microbatches, "student_optimizer__warmup_steps": 0}
   config = make_config(
-    method="continued", noise="none", teacher__label_dropout=0.5, process__name="masked", **changes
+    method="continued", noise="none", teacher__label_dropout=0.0, process__name="masked", **changes
   )
   theta = make_params(4)[2]
-  method = distill.make_method(config, DATA)
+  method = distill.make_method(records.own_config(config, "distill"), DATA)
   state, step = method.init(KEY, theta), jax.jit(method.step)
 
   config.teacher.update({"ema": 0.5, "microbatches": microbatches})
