@@ -38,6 +38,7 @@ from benchmarks.steps import distill_programs
 from dmmd_jax import config as config_checks
 from dmmd_jax import config_file, records
 from dmmd_jax.distillation import registry
+from dmmd_jax.training_log import DIVERGED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +91,6 @@ CHOSEN_AT = (1, 2, 4, 8)
 # In those of the config.
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
-# What a run exits with whose loss is not finite.
-_DIVERGED = 1
 # Steps that are timed, after a first one.
 _TIMED = 10
 
@@ -216,7 +215,7 @@ def choose(
     except config_checks.ConfigError:
       return math.inf
     except subprocess.CalledProcessError as error:
-      if error.returncode != _DIVERGED:
+      if error.returncode != DIVERGED:
         raise
       return math.inf
     cells = [found["student", data.metrics[0], number] for number in steps]

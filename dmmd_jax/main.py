@@ -94,7 +94,7 @@ def _run(config, workdir: epath.Path) -> None:
   from dmmd_jax.data.alphabets import TextError
   from dmmd_jax.data.images import ImageError
   from dmmd_jax.networks.weights import WeightsError
-  from dmmd_jax.training_log import NonFiniteError
+  from dmmd_jax.training_log import DIVERGED, NonFiniteError
 
   try:
     experiment.run(config, workdir, _UNFINISHED.value)
@@ -103,7 +103,7 @@ def _run(config, workdir: epath.Path) -> None:
   except (TextError, ImageError, WeightsError, CheckpointError) as error:
     _exit(str(error))
   except NonFiniteError as error:
-    _exit(str(error), 1)
+    _exit(str(error), DIVERGED)
   except training.StoppedError as error:
     _exit(str(error), 128 + error.number)
   except Exception as error:

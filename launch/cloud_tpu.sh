@@ -113,7 +113,7 @@ worker_loop() {
     "$root/.venv/bin/python" -m dmmd_jax.main --config="$CONFIG" --workdir="$WORKDIR" "$@" ||
       code=$?
     case $code in
-      0 | 2) break ;; # finished, or a config that will not get better
+      0 | 2 | 3) break ;; # finished, or what will not get better
       143) ;;         # stopped, with its state saved
       *) ((++failures <= ${RETRIES:-5})) || break ;;
     esac

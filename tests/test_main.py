@@ -6,9 +6,14 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+from etils import epath
+
+from dmmd_jax import experiment, main
+from dmmd_jax.training_log import NonFiniteError
 
 
 def run_main(*args, cwd=".", **environment):
@@ -167,6 +172,23 @@ def test_the_smoke_preset_of_cifar_goes_through_every_part(programs, tmp_path):
   assert {("teacher", 2), ("student", 1)} == {(r["model"], r["nfe"]) for r in rows}
   assert {"frechet", "kernel_mmd", "class_tv"} <= {r["metric"] for r in rows}
   assert (tmp_path / "evaluate" / "samples_student.png").stat().st_size > 0
+
+
+def test_a_run_that_diverges_has_an_exit_code_of_its_own(tmp_path, monkeypatch, capsys):
+  """Which a failure of another kind, whose traceback is printed, has not."""
+  failure = NonFiniteError("loss is nan at step 4")
+
+  def fail(*_):
+    raise failure
+
+  monkeypatch.setattr(experiment, "run", fail)
+  monkeypatch.setattr(main, "_UNFINISHED", types.SimpleNamespace(value=False))  # no flags here
+  with pytest.raises(SystemExit) as ended:
+    main._run(None, epath.Path(tmp_path))
+  assert ended.value.code == 3 and capsys.readouterr().err == "dmmd_jax: loss is nan at step 4\n"
+  failure = KeyError("num_timesteps")
+  with pytest.raises(KeyError):
+    main._run(None, epath.Path(tmp_path))
 
 
 def test_missing_images_are_one_line_with_the_command_that_prepares_them(tmp_path):

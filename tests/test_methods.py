@@ -95,7 +95,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   assert [x.lora_rank for _, x in tried] == [0] * 3
 
 
-@pytest.mark.parametrize("code", [1, 2])
+@pytest.mark.parametrize("code", [3, 1, 2])
 def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, monkeypatch):
   data, candidates = methods.DATA["digits"], [([DIGITS], (0.0, 0.1))] * 3
   args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
@@ -104,7 +104,7 @@ def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, mo
     raise subprocess.CalledProcessError(code, "main")
 
   monkeypatch.setattr(methods.few_steps, "compare", compare)
-  expected = checks.ConfigError if code == 1 else subprocess.CalledProcessError
+  expected = checks.ConfigError if code == 3 else subprocess.CalledProcessError
   with pytest.raises(expected):
     methods.choose("dmmd", data, candidates, args)
 

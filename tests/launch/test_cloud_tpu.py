@@ -165,7 +165,7 @@ exit ${codes[n]}"""
   assert "exit code 143; starting again" in (shell.home / "dmmd_jax.log").read_text()
 
 
-@pytest.mark.parametrize(("code", "calls"), [(2, 1), (1, 6)])
+@pytest.mark.parametrize(("code", "calls"), [(2, 1), (3, 1), (1, 6)])
 def test_worker_gives_up(worker, shell, code, calls):
   worker(f"exit {code}")
   assert _end(worker) == f"ended {code}"
