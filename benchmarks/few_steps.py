@@ -179,14 +179,17 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
-  figure, axis = plt.subplots(figsize=(5, 3.4))
-  for name, cells in rows.items():
-    axis.errorbar(cells[:, 2], cells[:, 0], cells[:, 1], marker="o", capsize=2, label=name)
+  figure, axis = plt.subplots(figsize=(6.2, 3.6))
+  for i, (name, cells) in enumerate(rows.items()):
+    axis.errorbar(
+      cells[:, 2], cells[:, 0], cells[:, 1], marker="osv^D"[i % 5], markersize=5, capsize=2,
+      label=name, color="black" if name == "teacher" else plt.cm.tab20(2 * i % 21),
+    )  # fmt: skip
   axis.set_xscale("log", base=2)
   axis.set_yscale("log")
   axis.set_xlabel("NFE")
   axis.set_ylabel(tables.TITLES[metric])
-  axis.legend(fontsize=8)
+  axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
   figure.tight_layout()
   figure.savefig(path, dpi=110)
 
