@@ -18,6 +18,7 @@ demo: $(VENV)/ready  ## a teacher of handwritten digits, and two students of it,
 	$(RUN) dmmd_jax.main --config=configs/digits_dmmd.py
 	$(RUN) dmmd_jax.main --config=configs/digits_dmmd_kernel.py \
 	  --config.phases="('distill','evaluate')" --config.evaluate.teacher_nfe="(1,)" \
+	  --config.evaluate.student_nfe="(1,2,4,8)" \
 	  --config.distill.teacher_workdir=runs/digits_dmmd
 	$(RUN) dmmd_jax compare runs/digits_dmmd runs/digits_dmmd_kernel --metric=frechet
 
