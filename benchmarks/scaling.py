@@ -48,6 +48,7 @@ _LARGE = (
 # What docs/scaling.md has; GPUs need jax[cuda12] in place of libtpu.
 DOCUMENTED = (
   (_CIFAR, "--topology=v5e:4x4", *_STEPS),
+  (_CIFAR, "--topology=v5e:4x4", "--program=distill", "--config.distill.updates=joint"),
   (_OWT, "--topology=v5e:4x4", *_STEPS),
   (_OWT, "--topology=v5p:2x4x4", *_STEPS),
   (_OWT, "--topology=8xH100", *_STEPS),
