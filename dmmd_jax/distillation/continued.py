@@ -1,6 +1,7 @@
-"""The control of a comparison: no distillation, the teacher goes on being trained as it was.
+"""The control of a comparison: no distillation, the teacher is trained on by its own loss.
 
-What a method gains over this student it does not owe to time alone.
+What a method gains over this student it does not owe to time alone. As for other students, times
+are continuous, and no labels are dropped.
 """
 
 import dataclasses

@@ -75,12 +75,13 @@ def make_parts(config, dataset) -> Parts:
 
 
 def make_teacher_loss(name: str, denoiser: Denoiser) -> Callable:
-  """`(params, batch, key)`: the loss of this name of a teacher that goes on, as students do.
+  """`loss(params, batch, key)` of a teacher, `bound` or `cross_entropy`, in nats per token.
 
   At continuous times, and with all labels.
   """
   config = ConfigDict({"loss": name, "num_timesteps": 0, "label_dropout": 0.0})
-  return lambda *args: teacher_loss(args[0], denoiser.in_training(), config, *args[1:])
+  denoiser = denoiser.in_training()
+  return lambda params, batch, key: teacher_loss(params, denoiser, config, batch, key)
 
 
 def make_training(config) -> Training:
