@@ -57,11 +57,14 @@ TEACHER = "TEACHER"
 
 
 def compare(
-  variants: dict[str, tuple[str, str, list[str]]], steps: tuple[int, ...], args: argparse.Namespace
+  variants: dict[str, tuple[str, str, list[str]]],
+  steps: tuple[int, ...],
+  args: argparse.Namespace,
+  teacher_steps: tuple[int, ...] = (),
 ) -> dict[str, list[dict]]:
   """What `read` finds for every seed of every variant: a folder in `--out`, a config, overrides.
 
-  The teacher is measured at all steps beside the first variant.
+  The teacher is measured beside the first variant, by default at all steps.
   """
   teachers = teachers_of(args)
   results = {name: [] for name in variants}
@@ -69,7 +72,7 @@ def compare(
     teacher = teachers[seed % len(teachers)]
     for i, (name, (folder, config, overrides)) in enumerate(variants.items()):
       workdir = args.out / folder / str(seed)
-      given = [f"--config.evaluate.teacher_nfe={steps[:1] if i else steps}"]
+      given = [f"--config.evaluate.teacher_nfe={steps[:1] if i else teacher_steps or steps}"]
       given += [word.replace(TEACHER, str(teacher)) for word in overrides]
       run(config, seed, teacher, workdir, steps, args.split, given)
       results[name].append(read(workdir))

@@ -23,7 +23,6 @@ import hashlib
 import json
 import math
 import pathlib
-import shlex
 import statistics
 import subprocess
 import time
@@ -36,7 +35,7 @@ from etils import epath
 from benchmarks import few_steps
 from benchmarks.steps import distill_programs
 from dmmd_jax import config as config_checks
-from dmmd_jax import config_file, records
+from dmmd_jax import config_file, config_settings, records
 from dmmd_jax.distillation import registry
 from dmmd_jax.training_log import DIVERGED
 
@@ -91,6 +90,8 @@ CHOSEN_AT = (1, 2, 4, 8)
 # In those of the config.
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
+# Far below any metric that is chosen by.
+_LEAST = 1e-6
 # Steps that are timed, after a first one.
 _TIMED = 10
 
@@ -188,8 +189,16 @@ def at_rate(flags: list[str], factor: float) -> list[str]:
 
 def folder(method: str, flags: list[str], args: argparse.Namespace) -> str:
   """Where a run lies in `--out`: that of another config or another teacher lies elsewhere."""
-  config = load(flags).to_json(sort_keys=True, default=str)
-  made_of = f"{config} {shlex.join(map(str, few_steps.teachers_of(args)))}"
+  config = load(flags)
+  config_settings.complete(config)
+  # Text is measured by a model beside the teacher.
+  models = ("teacher", "reference") if config.get("reference") else ("teacher",)
+  digests = [
+    records.find_model(epath.Path(workdir), model).digest
+    for workdir in few_steps.teachers_of(args)
+    for model in models
+  ]
+  made_of = f"{config.to_json(sort_keys=True, default=str)} {digests}"
   return f"{method}/{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
 
 
@@ -205,13 +214,14 @@ def choose(
   left.
   """
   search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
-  steps = (1,) if method == "dimo" else CHOSEN_AT
+  num_steps = getattr(registry.find(method), "num_steps", lambda steps: steps)
+  steps = tuple(dict.fromkeys(map(num_steps, CHOSEN_AT)))
 
-  def value(number: int) -> float:
+  def mean_metric(candidate: tuple[list[str], tuple[float, float]]) -> float:
     try:
-      flags = timed(*candidates[number], 30.0 * args.minutes)
+      flags = timed(*candidate, 30.0 * args.minutes)
       variant = f"search/{folder(method, flags, args)}", *split(flags)
-      (found,) = few_steps.compare({method: variant}, steps, search)[method]
+      (found,) = few_steps.compare({method: variant}, steps, search, steps[:1])[method]
     except config_checks.ConfigError:
       return math.inf
     except subprocess.CalledProcessError as error:
@@ -219,13 +229,13 @@ def choose(
         raise
       return math.inf
     cells = [found["student", data.metrics[0], number] for number in steps]
-    # Unbiased estimates may be below 0.
-    mean = statistics.geometric_mean([max(value, error) for value, error, _ in cells])
+    # Unbiased estimates may be below 0, and one batch has no error.
+    mean = statistics.geometric_mean([max(value, error, _LEAST) for value, error, _ in cells])
     return mean if math.isfinite(mean) else math.inf
 
   if len(candidates) == 1:
     return 0
-  values = [value(number) for number in range(len(candidates))]
+  values = [mean_metric(candidate) for candidate in candidates]
   config_checks.require(
     min(values) < math.inf, "every rate diverges, or cannot begin in time; give more --minutes"
   )
@@ -272,14 +282,21 @@ def main() -> None:
   for word in args.extra:
     if "lora_rank" in word or "learning_rate" in word:
       parser.error(f"{word} is what is chosen here; give --ranks and --rates")
-  data, variants = DATA[args.data], {}
+  data, results = DATA[args.data], {}
   for method in args.methods.split(","):
     try:
       chosen = ready(method, data, args)
-      variants[method] = folder(method, chosen, args), *split(chosen)
+      variant = folder(method, chosen, args), *split(chosen)
+      teacher_steps = STEPS[:1] if results else STEPS
+      results |= few_steps.compare({method: variant}, STEPS, args, teacher_steps)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
-  results = few_steps.compare(variants, STEPS, args)
+    except subprocess.CalledProcessError as error:
+      if error.returncode != DIVERGED:
+        raise
+      print(f"{method}: diverges at what was chosen in half of the time", flush=True)
+  if not results:
+    parser.exit(1, "no method has a student\n")
   few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)
   first = data.metrics[0]
   few_steps.plot(few_steps.statistics(results, first, STEPS), first, args.out / "methods.png")

@@ -60,19 +60,27 @@ def test_what_is_made_before_the_first_step_counts():
 def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   """The lowest on validation data, with what a step of it costs; students of low rank are tried."""
   config = importlib.import_module("configs.digits_dmmd").get_config()
-  teacher = records.Source(None, {"config": config.to_dict()})
+  teacher = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
   monkeypatch.setattr(records, "find_model", lambda *_: teacher)
   monkeypatch.setattr(methods, "costs", lambda flags: (1.0, 0.1 if is_low(flags) else 0.2))
   is_low = lambda flags: "--config.distill.lora_rank=16" in flags
   tried = []
 
-  def compare(variants, steps, args):
-    assert (args.split, args.seeds, steps) == ("validation", 1, (1, 2, 4, 8))
+  def compare(variants, steps, args, teacher_steps):
+    expected = (1,) if "dimo" in variants else (1, 2, 4, 8)
+    assert (args.split, args.seeds, steps) == ("validation", 1, expected)
+    assert teacher_steps == (1,)  # nothing is chosen by the teacher
     ((method, (folder, _, flags)),) = variants.items()
     tried.append((folder, methods.load([DIGITS, *flags]).distill))
-    # Best at one number of steps; in the mean, though not above 0 at one; of no value.
-    special = {3: (0.5, 4.0, 4.0, 4.0), 5: (2.0, 1.0, 1.0, -0.1), 6: (0.1, float("nan"), 0.1, 0.1)}
-    values = special.get(len(tried), (2.0, 2.0, 2.0, 2.0))
+    # Best at one number of steps; in the arithmetic mean; in the geometric one, though not above 0
+    # at one; of no value.
+    special = {
+      3: (0.5, 4.0, 4.0, 4.0),
+      4: (1.3, 1.3, 1.3, 1.3),
+      5: (9.0, 1.0, 1.0, -0.1),
+      6: (0.1, float("nan"), 0.1, 0.1),
+    }
+    values = special.get(len(tried), (2.0, 2.0, 2.0, 2.0))[: len(steps)]
     rows = zip(steps, values, strict=True)
     return {method: [{("student", "frechet", step): (value, 0.2, step) for step, value in rows}]}
 
@@ -93,6 +101,16 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   assert methods.ready("dmmd", methods.DATA["digits"], args) == chosen and not tried
   methods.ready("redi", methods.DATA["digits"], args)
   assert [x.lora_rank for _, x in tried] == [0] * 3
+  methods.ready("dimo", methods.DATA["digits"], args)
+
+
+def test_one_batch_below_zero_can_be_chosen(monkeypatch):
+  found = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in methods.CHOSEN_AT}
+  monkeypatch.setattr(methods.few_steps, "compare", lambda *_: {"dmmd": [found]})
+  monkeypatch.setattr(methods, "folder", lambda *_: "dmmd")
+  candidates = [([DIGITS], (1e9, 1.0)), ([DIGITS], (0.0, 0.1))]
+  args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
+  assert methods.choose("dmmd", methods.DATA["digits"], candidates, args) == 1
 
 
 @pytest.mark.parametrize("code", [3, 1, 2])
@@ -104,20 +122,76 @@ def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, mo
     raise subprocess.CalledProcessError(code, "main")
 
   monkeypatch.setattr(methods.few_steps, "compare", compare)
+  monkeypatch.setattr(methods, "folder", lambda *_: "dmmd")
   expected = checks.ConfigError if code == 3 else subprocess.CalledProcessError
   with pytest.raises(expected):
     methods.choose("dmmd", data, candidates, args)
 
 
 def test_runs_of_other_configs_or_teachers_lie_elsewhere(monkeypatch):
+  digests = {("t", "teacher"): "5eed", ("u", "teacher"): "6eed", ("t", "reference"): "7eed"}
+  find = lambda path, model: records.Source(None, {"digest": digests[str(path), model]})
+  monkeypatch.setattr(records, "find_model", find)
   args, other = argparse.Namespace(teacher=["t"]), argparse.Namespace(teacher=["u"])
   flags = [DIGITS], [DIGITS, "--config.distill.ema=0.5"]
   found = [methods.folder("dmmd", f, a) for f in flags for a in (args, other)]
   assert len(set(found)) == 4 and found[0] == methods.folder("dmmd", [DIGITS], args)
+  of_text = methods.folder("dmmd", ["--config=configs/text_dmmd.py"], args)
+  # Trained again, at the same place.
+  for model in ("teacher", "reference"):
+    digests["t", model] = "8eed"
+    assert methods.folder("dmmd", ["--config=configs/text_dmmd.py"], args) != of_text
+  digests["t", "teacher"] = "5eed"
   # The same flags, of a file that has changed since.
   changed = methods.load(flags[1])
-  monkeypatch.setattr(methods, "load", lambda _: changed)
+  monkeypatch.setattr(methods, "load", lambda _: changed.copy_and_resolve_references())
   assert methods.folder("dmmd", [DIGITS], args) == found[2]
+
+
+def test_a_run_lies_elsewhere_where_a_default_of_its_method_changes(monkeypatch):
+  """And only there: what other methods have is none of its own."""
+  monkeypatch.setattr(records, "find_model", lambda *_: records.Source(None, {"digest": "5eed"}))
+  args = argparse.Namespace(teacher=["t"])
+  places = lambda: [
+    methods.folder(m, [DIGITS, f"--config.distill.method={m}"], args) for m in ("sdtt", "dmmd")
+  ]
+  before = places()
+  settings = registry.settings(registry.find("sdtt"))["sdtt"]
+  monkeypatch.setattr(settings.__init__, "__defaults__", (1, *settings.__init__.__defaults__[1:]))
+  after = places()
+  assert before[0] != after[0] and before[1] == after[1]
+
+
+@pytest.mark.parametrize("code", [3, 1])
+def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch, capsys):
+  """One that fails in another way ends the comparison."""
+  found = {("student", "frechet", 1): (2.0, 0.1, 1), ("teacher", "frechet", 1): (3.0, 0.1, 1)}
+  measured = []
+
+  def compare(variants, steps, args, teacher_steps):
+    measured.append((*variants, teacher_steps))
+    if "sdtt" in variants:
+      raise subprocess.CalledProcessError(code, "main")
+    return {name: [found] * 3 for name in variants}
+
+  monkeypatch.setattr(methods, "STEPS", (1,))
+  monkeypatch.setattr(methods, "ready", lambda method, *_: [DIGITS])
+  monkeypatch.setattr(methods, "folder", lambda *_: "x")
+  monkeypatch.setattr(methods.few_steps, "compare", compare)
+  monkeypatch.setattr(methods.few_steps, "METRICS", {"digits": ("frechet",)})
+  data = methods.Data("digits", ("frechet",))
+  monkeypatch.setitem(methods.DATA, "digits", data)
+  monkeypatch.setattr(
+    sys, "argv", ["methods", "--data=digits", "--methods=sdtt,dmmd,redi", f"--out={tmp_path}"]
+  )
+  if code != 3:
+    with pytest.raises(subprocess.CalledProcessError):
+      methods.main()
+    return
+  methods.main()
+  printed = capsys.readouterr().out
+  assert "sdtt: diverges" in printed and "| dmmd | 2.0" in printed and "| redi | 2.0" in printed
+  assert [name for name, _ in measured] == ["sdtt", "dmmd", "redi"]
 
 
 def test_what_is_chosen_is_not_given(capsys, monkeypatch):
