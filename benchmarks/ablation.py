@@ -10,7 +10,9 @@ import argparse
 from benchmarks import few_steps
 
 STEPS = (1, 2, 4)
-SCORE, BOTH = "configs/digits_kernel.py", "configs/digits_dmmd_kernel.py"
+SCORE = "configs/digits_kernel.py"
+BOTH = ("--config.distill.method=dmmd_kernel", "--config.distill.updates=joint")
+WEIGHT = "--config.distill.dmmd_kernel.dmmd_weight"
 SCALES = "--config.distill.score.scales="
 VARIANTS = {
   "score as it is: whole and windows": (SCORE, []),
@@ -19,9 +21,9 @@ VARIANTS = {
   "windows alone": (SCORE, [SCALES + "((4,2,(1.0,4.0)),(2,1,(1.0,)))"]),
   "grey levels within 1 count as near": (SCORE, ["--config.distill.score.category_bandwidth=1.0"]),
   "marginal MMD in place of conditional": (SCORE, ["--config.distill.score.objective=marginal"]),
-  "with D-MMD, weight 1": (BOTH, ["--config.distill.dmmd_kernel.dmmd_weight=1.0"]),
-  "with D-MMD, weight 3": (BOTH, []),
-  "with D-MMD, weight 10": (BOTH, ["--config.distill.dmmd_kernel.dmmd_weight=10.0"]),
+  "with D-MMD, weight 1": (SCORE, [*BOTH, f"{WEIGHT}=1.0"]),
+  "with D-MMD, weight 3": (SCORE, [*BOTH, f"{WEIGHT}=3.0"]),
+  "with D-MMD, weight 10": (SCORE, [*BOTH, f"{WEIGHT}=10.0"]),
 }
 
 

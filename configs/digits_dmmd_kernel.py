@@ -9,7 +9,7 @@ def get_config():
   distill.method = "dmmd_kernel"
   distill.updates = "joint"  # three quarters of the cost
   # A quarter of the examples are at t = 1, where every sample begins: the Fréchet distance at one
-  # step is 26 where four give 32, and no worse at more (one seed, validation).
+  # step is 26 where four give 32, and no higher at more (one seed, validation).
   distill.student_nfe = 2
   # Changes of low rank bear three times the rate: after as many updates the Fréchet distance at two
   # steps is 24 where whole networks have 33 (docs/methods.md).

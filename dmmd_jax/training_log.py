@@ -10,7 +10,7 @@ from etils import epath
 from dmmd_jax.progress import duration, progress_bar, say
 from dmmd_jax.speed import Speed, shown
 
-# What the program exits with then: a failure of other kinds may be chance, this one is not.
+# The program's exit code at a `NonFiniteError`: other failures may be chance, this one is not.
 DIVERGED = 3
 
 

@@ -1,7 +1,7 @@
 """The control of a comparison: no distillation, the teacher is trained on by its own loss.
 
 What a method gains over this student it does not owe to time alone. As for other students, times
-are continuous, and no labels are dropped.
+are continuous, whatever `teacher.num_timesteps` is, and no labels are dropped.
 """
 
 import dataclasses
@@ -42,6 +42,11 @@ class Continued:
       yield (
         "distill.temperature, distill.top_p and distill.guidance act on a teacher, which"
         " distill.method 'continued' does not ask: leave them at 1, 1 and 0"
+      )
+    if c.teacher == "exact":
+      yield (
+        "distill.teacher is 'exact' and distill.method 'continued', which trains a network on: it"
+        " is no control of what is known exactly; use 'network'"
       )
     if c.from_prior:
       yield "distill.from_prior is True; distill.method 'continued' needs all times: use False"

@@ -14,13 +14,14 @@ from dmmd_jax.phases import build, distill, teacher
 from tests.phases.tables import DATA, KEY, B, make_config, make_params, tables  # noqa: F401
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
-def test_its_steps_are_those_of_the_teachers_phase(microbatches):
+@pytest.mark.parametrize(
+  ("loss", "microbatches"), [("cross_entropy", 1), ("cross_entropy", 2), ("bound", 1)]
+)
+def test_its_steps_are_those_of_the_teachers_phase(loss, microbatches):
   """With the distillation's own optimiser and average, by what its phase may see of a config."""
   changes = {"ema": 0.5, "microbatches": microbatches, "student_optimizer__warmup_steps": 0}
-  config = make_config(
-    method="continued", noise="none", teacher__label_dropout=0.0, process__name="masked", **changes
-  )
+  changes |= {"teacher__label_dropout": 0.0, "teacher__loss": loss, "process__name": "masked"}
+  config = make_config(method="continued", noise="none", **changes)
   theta = make_params(4)[2]
   method = distill.make_method(records.own_config(config, "distill"), DATA)
   state, step = method.init(KEY, theta), jax.jit(method.step)
@@ -46,13 +47,16 @@ def test_its_steps_are_those_of_the_teachers_phase(microbatches):
   [
     ({"distill.top_p": 0.9}, "does not ask"),
     ({"distill.from_prior": True}, "needs all times"),
+    ({"distill.teacher": "exact"}, "no control of what is known exactly"),
     ({"distill.noise": "gaussian"}, "a student of continued takes none"),
     ({"distill.lora_rank": 8}, "lora_rank"),
   ],
 )
 def test_what_does_not_go_together_is_refused(changes, said):
   config = coins_dmmd.get_config()
-  config.distill.update({"method": "continued", "noise": "none", "from_prior": False})
+  config.distill.update(
+    {"method": "continued", "noise": "none", "from_prior": False, "teacher": "network"}
+  )
   checks.check(config)
   config.update_from_flattened_dict(changes)
   with pytest.raises(checks.ConfigError, match=said):

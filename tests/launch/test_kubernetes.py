@@ -1,5 +1,7 @@
 """launch/kubernetes.sh: JobSets that fit their schema."""
 
+import re
+
 import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet as JobSet
@@ -18,6 +20,27 @@ def _rendered(shell, kind: str, *arguments: str, **environment: str) -> dict:
 
 def _job(jobset: dict) -> dict:
   return jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+
+
+def _action(jobset: dict, code: int) -> str:
+  """What the rules of a JobSet do when a pod ends with an exit code; by default a counted restart.
+
+  Kubernetes fails the Job by the pod's rules, and JobSet reads its reason and its message.
+  """
+  reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+  for i, rule in enumerate(_job(jobset)["podFailurePolicy"]["rules"]):
+    if code in rule.get("onExitCodes", {}).get("values", []):
+      reason = "PodFailurePolicy"
+      message = (
+        f"Container main for pod default/x-0 failed with exit code {code} matching"
+        f" {rule['action']} rule at index {i}"
+      )
+      break
+  for rule in jobset["spec"]["failurePolicy"]["rules"]:
+    patterns = rule.get("onJobFailureMessagePatterns", [""])
+    if reason in rule["onJobFailureReasons"] and any(re.search(x, message) for x in patterns):
+      return rule["action"]
+  return "RestartJobSet"
 
 
 def _fits_the_schema(jobset: dict) -> bool:
@@ -43,10 +66,11 @@ def test_kubernetes_renders_a_valid_jobset(shell, kind):
     *("--config=configs/coins_dmmd.py", "--workdir=/runs/mine", PHASES, "it's")
   ]
   assert job["template"]["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "runs"}
-  actions = {rule["name"]: rule["action"] for rule in jobset["spec"]["failurePolicy"]["rules"]}
-  assert actions == {
-    "wrongConfig": "FailJobSet",
-    "preempted": "RestartJobSetAndIgnoreMaxRestarts",
+  assert {code: _action(jobset, code) for code in (1, 2, 3, 143)} == {
+    1: "RestartJobSet",
+    2: "FailJobSet",
+    3: "FailJobSet",
+    143: "RestartJobSetAndIgnoreMaxRestarts",
   }
 
 
