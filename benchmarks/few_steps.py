@@ -162,9 +162,14 @@ def summary(
 
 
 def show(found: dict, out: pathlib.Path) -> None:
-  """Prints all tables of a `summary`, and writes it into `out`."""
-  for metric in dict.fromkeys(row["metric"] for row in found["rows"]):
+  """Prints all tables of a `summary`, and writes it into `out`.
+
+  What has no NFE, as the cost of training, has 0, and a table of its own.
+  """
+  for metric in dict.fromkeys(row["metric"] for row in found["rows"] if row["nfe"]):
     print(f"\n{tables.render(found, metric)}")
+  if not all(row["nfe"] for row in found["rows"]):
+    print(f"\n{tables.render(found, nfe='0')}")
   out.mkdir(parents=True, exist_ok=True)
   (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
 

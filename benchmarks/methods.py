@@ -12,8 +12,9 @@ are those of the teacher; what a method cannot do with it is printed in its own 
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
 
-It prints tables (mean over seeds, and the larger of its standard error and that of one cell), and
-writes `results.json` for `benchmarks.tables`, and `methods.png`.
+It prints tables (mean over seeds, and the larger of its standard error and that of one cell; what
+was chosen, rank 0 for whole networks, rates in those of the config), and writes `results.json` for
+`benchmarks.tables`, and `methods.png`. Of text, `benchmarks.frontier` shows the temperatures.
 """
 
 import argparse
@@ -265,6 +266,23 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   return timed(*candidates[chosen], 60.0 * args.minutes)
 
 
+def chosen_rows(
+  method: str, flags: list[str], data: Data, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+  """What a method was trained with, and what that costs, as rows of `few_steps.show`."""
+  distill, begun_from = load(flags).distill, load(settings(method, data, args)).distill
+  rates = (x.student_optimizer.learning_rate for x in (distill, begun_from))
+  found = {
+    "updates": distill.num_steps,
+    "seconds an update": 60.0 * args.minutes / distill.num_steps,
+    "rank": distill.lora_rank,
+    "rate": next(rates) / next(rates),
+  }
+  return [
+    {"model": method, "metric": m, "nfe": 0, "value": v, "stderr": None} for m, v in found.items()
+  ]
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.methods",
@@ -282,13 +300,14 @@ def main() -> None:
   for word in args.extra:
     if "lora_rank" in word or "learning_rate" in word:
       parser.error(f"{word} is what is chosen here; give --ranks and --rates")
-  data, results = DATA[args.data], {}
+  data, results, chosen_with = DATA[args.data], {}, []
   for method in args.methods.split(","):
     try:
       chosen = ready(method, data, args)
       variant = folder(method, chosen, args), *split(chosen)
       teacher_steps = STEPS[:1] if results else STEPS
       results |= few_steps.compare({method: variant}, STEPS, args, teacher_steps)
+      chosen_with += chosen_rows(method, chosen, data, args)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
     except subprocess.CalledProcessError as error:
@@ -297,7 +316,8 @@ def main() -> None:
       print(f"{method}: diverges at what was chosen in half of the time", flush=True)
   if not results:
     parser.exit(1, "no method has a student\n")
-  few_steps.show(few_steps.summary(results, data.metrics, STEPS, args), args.out)
+  found = few_steps.summary(results, data.metrics, STEPS, args)
+  few_steps.show(found | {"rows": found["rows"] + chosen_with}, args.out)
   first = data.metrics[0]
   few_steps.plot(few_steps.statistics(results, first, STEPS), first, args.out / "methods.png")
 

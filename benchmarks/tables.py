@@ -6,8 +6,9 @@ between
     <!-- table NAME metric=METRIC rows=A|B -->
     <!-- end table -->
 
-are its table: models in rows, NFE in columns, and below it how it was measured. `rows` chooses and
-orders the rows. With `nfe=NFE` in place of a metric the metrics are the columns.
+are its table: models in rows, NFE in columns (or what `column` says in the file), and below it how
+it was measured. `rows` chooses and orders the rows. With `nfe=NFE` in place of a metric the metrics
+are the columns.
 
     python -m benchmarks.tables --add=digits --from runs/digits_dmmd
     python -m benchmarks.tables --add=noise --from "noise=runs/digits_dmmd" "none=runs/without"
@@ -68,6 +69,7 @@ def load(name: str) -> dict:
 def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> str:
   """Markdown of a table and its caption. Raises `TableError` for rows that are not there."""
   column = "nfe" if metric else "metric"
+  columns_are = f", {results.get('column', 'NFE')}" if metric else ""
   found = [r for r in results["rows"] if metric in ("", r["metric"]) and nfe in ("", str(r["nfe"]))]
   models = rows.split("|") if rows else list(dict.fromkeys(row["model"] for row in found))
   cells = {(row["model"], row[column]): number(row["value"], row["stderr"]) for row in found}
@@ -76,7 +78,7 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
   columns = list(dict.fromkeys(row[column] for row in found if row["model"] in models))
   columns = sorted(columns) if metric else columns
   lines = [
-    f"| {TITLES.get(metric, metric)}{', NFE' * bool(metric)} | "
+    f"| {TITLES.get(metric, metric)}{columns_are} | "
     + f"{' | '.join(TITLES.get(str(name), str(name)) for name in columns)} |",
     "|---" * (len(columns) + 1) + "|",
   ]

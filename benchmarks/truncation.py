@@ -12,17 +12,14 @@ import pathlib
 import matplotlib
 from etils import epath
 
-from dmmd_jax import parallel, records
-from dmmd_jax.metrics.suites import make_measures
-from dmmd_jax.phases import build, evaluate, reference
+from benchmarks import frontier
+from dmmd_jax import drawing, records
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 TOP_PS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)
-# Two minibatches of the Gradient Moment.
-BLOCK_SIZE = 256
 METRICS = ("gradient_moment", "perplexity", "unigram_entropy")
 
 
@@ -34,30 +31,18 @@ def main() -> None:
   parser.add_argument("--batches", type=int, default=4)
   args = parser.parse_args()
   teacher = records.find_model(args.workdir, "teacher")
-  config = teacher.config
-  config.evaluate = {"num_sample_batches": args.batches}
-  config.run = {"seed": config.seed}
-  mesh = parallel.make_mesh()
-  dataset = evaluate.with_split(build.make_dataset(config), args.split)
-  measures = make_measures(
-    dataset, reference.load(records.find_model(args.workdir, "reference"), dataset, mesh)
-  )
-  denoiser = build.make_denoiser(config, dataset)
-  params = build.load_ema(teacher, denoiser.init, mesh)
+  measures = frontier.make_text_measures(teacher.config, args.workdir, args.split)
+  model = drawing.load(teacher, is_student=False, guidance=0.0)
   found = {}
   settings = [(t, 1.0) for t in TEMPERATURES] + [(1.0, p) for p in TOP_PS]
   print(f"| temperature | top-p | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
   for temperature, top_p in settings:
-    sample = build.make_sampler(denoiser, mesh, None, temperature, top_p)
-    model = evaluate.Model("teacher", sample, params, (args.steps,), denoiser.evaluations)
-    shape = (BLOCK_SIZE, *dataset.shape)
-    batches = evaluate.make_draw(config, model, shape, mesh)(args.steps)
-    rows = {r["metric"]: r for r in evaluate.result_rows(model, args.steps, batches, measures)}
-    found[temperature, top_p] = {m: (rows[m]["value"], rows[m]["stderr"]) for m in METRICS}
+    rows = frontier.measure(model, measures, args.steps, temperature, top_p, args.batches)
+    found[temperature, top_p] = {metric: rows[metric] for metric in METRICS}
     cells = " | ".join(f"{v:.3g} ± {e:.1g}" for v, e in found[temperature, top_p].values())
     print(f"| {temperature} | {top_p} | {cells} |", flush=True)
   print(
-    f"\nMeasured on the {args.split} split at {model.nfe(args.steps)} NFE; ± is one standard error"
+    f"\nMeasured on the {args.split} split at {args.steps} NFE; ± is one standard error"
     f" over {args.batches} batches."
   )
   plot(found, args.workdir / "truncation.png")

@@ -175,14 +175,18 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
     return {name: [found] * 3 for name in variants}
 
   monkeypatch.setattr(methods, "STEPS", (1,))
-  monkeypatch.setattr(methods, "ready", lambda method, *_: [DIGITS])
+  chosen = methods.at_rate([DIGITS, "--config.distill.num_steps=500"], 2.0)
+  monkeypatch.setattr(methods, "ready", lambda *_: chosen)
+  monkeypatch.setattr(methods, "settings", lambda *_: [DIGITS])
   monkeypatch.setattr(methods, "folder", lambda *_: "x")
   monkeypatch.setattr(methods.few_steps, "compare", compare)
   monkeypatch.setattr(methods.few_steps, "METRICS", {"digits": ("frechet",)})
   data = methods.Data("digits", ("frechet",))
   monkeypatch.setitem(methods.DATA, "digits", data)
   monkeypatch.setattr(
-    sys, "argv", ["methods", "--data=digits", "--methods=sdtt,dmmd,redi", f"--out={tmp_path}"]
+    sys,
+    "argv",
+    ["methods", "--data=digits", "--methods=sdtt,dmmd,redi", f"--out={tmp_path}", "--minutes=1"],
   )
   if code != 3:
     with pytest.raises(subprocess.CalledProcessError):
@@ -190,6 +194,7 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
     return
   methods.main()
   printed = capsys.readouterr().out
+  assert "| dmmd | 500 | 0.120 | 0 | 2.000 |" in printed
   assert "sdtt: diverges" in printed and "| dmmd | 2.0" in printed and "| redi | 2.0" in printed
   assert [name for name, _ in measured] == ["sdtt", "dmmd", "redi"]
 

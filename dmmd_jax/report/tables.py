@@ -165,6 +165,8 @@ def split_name(split: str) -> str:
 
 def number(value: float, stderr: float | None) -> str:
   """The value with as many decimals as two digits of its standard error need."""
+  if isinstance(value, int):
+    return f"{value:,}"
   if not stderr or not math.isfinite(stderr):
     return f"{value:.3f}"
   decimals = min(max(1 - math.floor(math.log10(stderr)), 1), 7)
