@@ -48,6 +48,12 @@ def platform() -> str | None:
   return device and device.platform
 
 
+def device_kind() -> str:
+  """What the devices of the mesh in use call themselves, such as "TPU v5e"; "" without a mesh."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.device_kind if device else ""
+
+
 def batch_shards(mesh: Mesh | None = None) -> int:
   """How many parts of a batch the devices of a mesh have, or of the one in use; 1 without one."""
   sizes = (mesh or jax.sharding.get_abstract_mesh()).shape

@@ -5,6 +5,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import parallel
@@ -14,6 +15,8 @@ from dmmd_jax import parallel
 _BLOCK, _BACKWARD_BLOCK, _TILE = 512, 1024, 128
 # Keys from which on it pays: by the TPU compiler's account, not at 256 (cifar_dmmd), but at 1,024.
 _FEWEST_KEYS = 512
+# What numbers of queries and keys must be multiples of for cuDNN.
+_CUDNN_TILE = 64
 
 
 def attend(
@@ -22,25 +25,41 @@ def attend(
   """Softmax attention of queries `[B, heads, features, Q]` over keys and values `[B, ..., K]`.
 
   Returns `[B, Q, heads, features]`. `mask` bool `[Q, K]` says which keys a query sees; None stands
-  for all. On a TPU, within `parallel.use`, a mask that is known before the program runs (a numpy
-  array, or None) goes to splash attention, for which blocks that nobody sees cost nothing.
+  for all. Within `parallel.use`, on a TPU, a mask that is known before the program runs (a numpy
+  array, or None) goes to splash attention, for which blocks that nobody sees cost nothing; on a GPU
+  of NVIDIA 16-bit queries and keys go to cuDNN's, with any mask.
   """
   with jax.named_scope("attention"):
     if parallel.platform() == "tpu" and _suits_splash(q, k, mask):
       return _sharded_splash(q, k, v, mask)
+    implementation = "cudnn" if _suits_cudnn(q, k) else None
     q, k, v = (x.transpose(0, 3, 1, 2) for x in (q, k, v))
-    return jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[None, None])
+    mask = None if mask is None else mask[None, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+
+
+def _suits_cudnn(q: jax.Array, k: jax.Array) -> bool:
+  """Whether it can take them, and it is there: GPUs of before Ampere call themselves otherwise."""
+  lengths_fit = q.shape[3] % _CUDNN_TILE == k.shape[3] % _CUDNN_TILE == 0
+  features_fit = q.shape[2] % 8 == 0 and q.shape[2] <= 128
+  is_half = q.dtype in (jnp.bfloat16, jnp.float16)
+  is_there = parallel.platform() == "gpu" and parallel.device_kind().startswith("NVIDIA")
+  return is_there and is_half and lengths_fit and features_fit and _divides(q)
 
 
 def _suits_splash(q: jax.Array, k: jax.Array, mask) -> bool:
+  known = mask is None or isinstance(mask, np.ndarray)
+  long = k.shape[3] >= _FEWEST_KEYS
+  return known and _divides(q) and long and q.shape[3] % _TILE == 0 and k.shape[3] % _TILE == 0
+
+
+def _divides(q: jax.Array) -> bool:
+  """Whether the devices share examples and heads evenly."""
   sizes = jax.sharding.get_abstract_mesh().shape
-  divides = all(
+  return all(
     length % math.prod(sizes[name] for name in _names(axis)) == 0
     for length, axis in zip(q.shape, _spec(), strict=True)
   )
-  known = mask is None or isinstance(mask, np.ndarray)
-  long = k.shape[3] >= _FEWEST_KEYS
-  return known and divides and long and q.shape[3] % _TILE == 0 and k.shape[3] % _TILE == 0
 
 
 def _spec() -> jax.sharding.PartitionSpec:

@@ -68,3 +68,34 @@ def test_a_tpu_attends_by_its_kernel_where_it_can():
   assert "pallas_call" not in primitives(np.tri(512, dtype=bool), traced=True)
   outside = str(jax.make_jaxpr(attention.attend)(*shapes(8, 2, 64, 512)))
   assert "pallas_call" not in outside
+
+
+def implementation(
+  monkeypatch, mask=None, shape=(8, 2, 64, 512), dtype="bfloat16", kind="NVIDIA A"
+):
+  """What `attend` asks `jax.nn.dot_product_attention` for on GPUs that are not here."""
+  asked = []
+
+  def plain(q, k, v, *, mask=None, implementation):
+    asked.append((implementation, mask is not None))
+    return q
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
+  device = jax.sharding.AbstractDevice(kind, None, "gpu")
+  mesh = AbstractMesh(
+    (4, 1, 2), parallel.AXES, (jax.sharding.AxisType.Auto,) * 3, abstract_device=device
+  )
+  with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(parallel.RULES):
+    jax.eval_shape(attention.attend, *(jax.ShapeDtypeStruct(shape, dtype),) * 3, mask)
+  return asked
+
+
+def test_a_gpu_of_nvidia_attends_by_cudnn_where_it_can(monkeypatch):
+  found = lambda **changes: implementation(monkeypatch, **changes)
+  assert found() == [("cudnn", False)]
+  assert found(mask=np.tri(512, dtype=bool)) == [("cudnn", True)]
+  assert found(kind="AMD Instinct") == found(kind="Tesla V100") == [(None, False)]
+  assert found(dtype="float32") == [(None, False)]
+  assert found(shape=(8, 2, 64, 500)) == [(None, False)]
+  assert found(shape=(8, 2, 60, 512)) == found(shape=(8, 2, 256, 512)) == [(None, False)]
+  assert found(shape=(6, 2, 64, 512)) == [(None, False)]  # what four devices cannot share
