@@ -34,7 +34,7 @@ from dmmd_jax import config_file, records
 from dmmd_jax.diffusion import registry
 from dmmd_jax.diffusion.samplers import Sampling, grids
 from dmmd_jax.diffusion.samplers.sampler import Sampler
-from dmmd_jax.metrics.suites import special_measure
+from dmmd_jax.metrics.suites import make_measures
 from dmmd_jax.phases import build, reference
 from dmmd_jax.phases.evaluate import with_split
 from dmmd_jax.versions import made_by
@@ -126,7 +126,7 @@ class Bench:
     self.args, self.model, self.path = args, load(args), args.out / "cells.json"
     self.cells = json.loads(self.path.read_text()) if self.path.is_file() else {}
     self.measures = {
-      split: special_measure(with_split(self.model.dataset, split), self.model.language_model)
+      split: make_measures(with_split(self.model.dataset, split), self.model.language_model)
       for split in ("validation", args.split)
     }
     self.programs: dict[Any, Callable] = {}
@@ -158,7 +158,7 @@ class Bench:
     key = f"{name} {value} {steps} {seed} {split}"
     if key not in self.cells:
       tokens, entropy, spent = self.draw(name, value, steps, seed)
-      metrics = self.measures[split](tokens, seed)
+      metrics = self.measures[split].of_batch(tokens, seed)
       found = metrics | {"entropy": entropy, "nfe_spent": spent}
       self.cells[key] = {metric: float(x) for metric, x in found.items()}
       self.path.parent.mkdir(parents=True, exist_ok=True)
