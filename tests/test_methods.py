@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import methods
+from benchmarks import few_steps, methods, search
 from dmmd_jax import config as checks
 from dmmd_jax import records
 from dmmd_jax.distillation import registry
@@ -33,28 +33,28 @@ def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatc
       assert "process.name" in str(error)
       refused.add(method)
       continue
-    found = methods.load(methods.timed(methods.at_rate(flags, 2.0), (0.5, 0.01), 3.5))
+    found = search.load(search.timed(search.at_rate(flags, 2.0), (0.5, 0.01), 3.5))
     checks.check(found)
     assert (found.process.name, found.teacher.loss) == (process, "bound")
     assert found.distill.method == method and found.distill.num_steps == 300
     for section in ("dataset", "process", "network"):  # or the teacher would be refused
       assert found[section].to_dict() == config[section].to_dict()
-    rate = methods.load(flags).distill.student_optimizer.learning_rate
+    rate = search.load(flags).distill.student_optimizer.learning_rate
     assert found.distill.student_optimizer.learning_rate == pytest.approx(2 * rate)
   assert refused == (MASKED_ONLY if process == "uniform" else set())
 
 
 def test_a_number_is_kept_by_its_name(tmp_path):
   path = tmp_path / "choices" / "dmmd.json"
-  assert methods.kept(path, "rate of 1", lambda: 3.0) == 3.0
-  assert methods.kept(path, "rate of 1", lambda: 4.0) == 3.0
-  assert methods.kept(path, "rate of 1,2", lambda: 5.0) == 5.0
+  assert search.kept(path, "rate of 1", lambda: 3.0) == 3.0
+  assert search.kept(path, "rate of 1", lambda: 4.0) == 3.0
+  assert search.kept(path, "rate of 1,2", lambda: 5.0) == 5.0
 
 
 def test_what_is_made_before_the_first_step_counts():
   with pytest.raises(checks.ConfigError, match=r"2 s before the first step, and 0\.5 s"):
-    methods.timed([], (2.0, 0.5), 2.4)
-  assert methods.timed([], (2.0, 0.5), 3.0) == ["--config.distill.num_steps=2"]
+    search.timed([], (2.0, 0.5), 2.4)
+  assert search.timed([], (2.0, 0.5), 3.0) == ["--config.distill.num_steps=2"]
 
 
 def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   config = importlib.import_module("configs.digits_dmmd").get_config()
   teacher = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
   monkeypatch.setattr(records, "find_model", lambda *_: teacher)
-  monkeypatch.setattr(methods, "costs", lambda flags: (1.0, 0.1 if is_low(flags) else 0.2))
+  monkeypatch.setattr(search, "costs", lambda flags: (1.0, 0.1 if is_low(flags) else 0.2))
   is_low = lambda flags: "--config.distill.lora_rank=16" in flags
   tried = []
 
@@ -71,7 +71,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     assert (args.split, args.seeds, steps) == ("validation", 1, expected)
     assert teacher_steps == (1,)  # nothing is chosen by the teacher
     ((method, (folder, _, flags)),) = variants.items()
-    tried.append((folder, methods.load([DIGITS, *flags]).distill))
+    tried.append((folder, search.load([DIGITS, *flags]).distill))
     # Best at one number of steps; in the arithmetic mean; in the geometric one, though not above 0
     # at one; of no value.
     special = {
@@ -84,7 +84,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     rows = zip(steps, values, strict=True)
     return {method: [{("student", "frechet", step): (value, 0.2, step) for step, value in rows}]}
 
-  monkeypatch.setattr(methods.few_steps, "compare", compare)
+  monkeypatch.setattr(few_steps, "compare", compare)
   args = argparse.Namespace(
     teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", minutes=1.0, out=tmp_path, seeds=3,
     split="held_out",
@@ -94,7 +94,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3
   assert {x.num_steps for _, x in tried} == {145, 290}  # half of the time
   assert is_low(chosen) and "--config.distill.num_steps=590" in chosen
-  assert methods.load(chosen).distill.student_optimizer.learning_rate == pytest.approx(
+  assert search.load(chosen).distill.student_optimizer.learning_rate == pytest.approx(
     config.distill.student_optimizer.learning_rate
   )
   tried.clear()
@@ -105,27 +105,27 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
 
 
 def test_one_batch_below_zero_can_be_chosen(monkeypatch):
-  found = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in methods.CHOSEN_AT}
-  monkeypatch.setattr(methods.few_steps, "compare", lambda *_: {"dmmd": [found]})
-  monkeypatch.setattr(methods, "folder", lambda *_: "dmmd")
+  found = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in search.CHOSEN_AT}
+  monkeypatch.setattr(few_steps, "compare", lambda *_: {"dmmd": [found]})
+  monkeypatch.setattr(search, "folder", lambda *_: "dmmd")
   candidates = [([DIGITS], (1e9, 1.0)), ([DIGITS], (0.0, 0.1))]
   args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
-  assert methods.choose("dmmd", methods.DATA["digits"], candidates, args) == 1
+  assert search.choose("dmmd", "frechet", candidates, args) == 1
 
 
 @pytest.mark.parametrize("code", [3, 1, 2])
 def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, monkeypatch):
-  data, candidates = methods.DATA["digits"], [([DIGITS], (0.0, 0.1))] * 3
+  candidates = [([DIGITS], (0.0, 0.1))] * 3
   args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
 
   def compare(*_):
     raise subprocess.CalledProcessError(code, "main")
 
-  monkeypatch.setattr(methods.few_steps, "compare", compare)
-  monkeypatch.setattr(methods, "folder", lambda *_: "dmmd")
+  monkeypatch.setattr(few_steps, "compare", compare)
+  monkeypatch.setattr(search, "folder", lambda *_: "dmmd")
   expected = checks.ConfigError if code == 3 else subprocess.CalledProcessError
   with pytest.raises(expected):
-    methods.choose("dmmd", data, candidates, args)
+    search.choose("dmmd", "frechet", candidates, args)
 
 
 def test_runs_of_other_configs_or_teachers_lie_elsewhere(monkeypatch):
@@ -134,18 +134,18 @@ def test_runs_of_other_configs_or_teachers_lie_elsewhere(monkeypatch):
   monkeypatch.setattr(records, "find_model", find)
   args, other = argparse.Namespace(teacher=["t"]), argparse.Namespace(teacher=["u"])
   flags = [DIGITS], [DIGITS, "--config.distill.ema=0.5"]
-  found = [methods.folder("dmmd", f, a) for f in flags for a in (args, other)]
-  assert len(set(found)) == 4 and found[0] == methods.folder("dmmd", [DIGITS], args)
-  of_text = methods.folder("dmmd", ["--config=configs/text_dmmd.py"], args)
+  found = [search.folder("dmmd", f, a) for f in flags for a in (args, other)]
+  assert len(set(found)) == 4 and found[0] == search.folder("dmmd", [DIGITS], args)
+  of_text = search.folder("dmmd", ["--config=configs/text_dmmd.py"], args)
   # Trained again, at the same place.
   for model in ("teacher", "reference"):
     digests["t", model] = "8eed"
-    assert methods.folder("dmmd", ["--config=configs/text_dmmd.py"], args) != of_text
+    assert search.folder("dmmd", ["--config=configs/text_dmmd.py"], args) != of_text
   digests["t", "teacher"] = "5eed"
   # The same flags, of a file that has changed since.
-  changed = methods.load(flags[1])
-  monkeypatch.setattr(methods, "load", lambda _: changed.copy_and_resolve_references())
-  assert methods.folder("dmmd", [DIGITS], args) == found[2]
+  changed = search.load(flags[1])
+  monkeypatch.setattr(search, "load", lambda _: changed.copy_and_resolve_references())
+  assert search.folder("dmmd", [DIGITS], args) == found[2]
 
 
 def test_a_run_lies_elsewhere_where_a_default_of_its_method_changes(monkeypatch):
@@ -153,7 +153,7 @@ def test_a_run_lies_elsewhere_where_a_default_of_its_method_changes(monkeypatch)
   monkeypatch.setattr(records, "find_model", lambda *_: records.Source(None, {"digest": "5eed"}))
   args = argparse.Namespace(teacher=["t"])
   places = lambda: [
-    methods.folder(m, [DIGITS, f"--config.distill.method={m}"], args) for m in ("sdtt", "dmmd")
+    search.folder(m, [DIGITS, f"--config.distill.method={m}"], args) for m in ("sdtt", "dmmd")
   ]
   before = places()
   settings = registry.settings(registry.find("sdtt"))["sdtt"]
@@ -175,12 +175,12 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
     return {name: [found] * 3 for name in variants}
 
   monkeypatch.setattr(methods, "STEPS", (1,))
-  chosen = methods.at_rate([DIGITS, "--config.distill.num_steps=500"], 2.0)
+  chosen = search.at_rate([DIGITS, "--config.distill.num_steps=500"], 2.0)
   monkeypatch.setattr(methods, "ready", lambda *_: chosen)
   monkeypatch.setattr(methods, "settings", lambda *_: [DIGITS])
-  monkeypatch.setattr(methods, "folder", lambda *_: "x")
-  monkeypatch.setattr(methods.few_steps, "compare", compare)
-  monkeypatch.setattr(methods.few_steps, "METRICS", {"digits": ("frechet",)})
+  monkeypatch.setattr(search, "folder", lambda *_: "x")
+  monkeypatch.setattr(few_steps, "compare", compare)
+  monkeypatch.setattr(few_steps, "METRICS", {"digits": ("frechet",)})
   data = methods.Data("digits", ("frechet",))
   monkeypatch.setitem(methods.DATA, "digits", data)
   monkeypatch.setattr(
