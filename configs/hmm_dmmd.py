@@ -28,11 +28,14 @@ def get_config():
   config.teacher.batch_size = 64
 
   distill = config.distill
-  distill.method = "dmmd_kernel"
+  distill.method = "dmmd"
   distill.updates = "joint"
   distill.noise_dim = 4
   distill.num_steps = 500
   distill.batch_size = 64
+  # D-MMD of 200 updates is better at 9e-4 than at 3e-4, which the mixture has, at all steps.
+  distill.student_optimizer.learning_rate = 1e-3
+  distill.auxiliary_optimizer.learning_rate = 2e-3
   distill.score.scales = (
     (0, 1, (8.0, 32.0)),
     (8, 4, (2.0, 8.0)),

@@ -1,0 +1,9 @@
+"""A hidden Markov model, D-MMD and the kernel score together: 1 to 4 steps."""
+
+from configs import hmm_kernel
+
+
+def get_config():
+  config = hmm_kernel.get_config()
+  config.distill.method = "dmmd_kernel"
+  return config
