@@ -88,7 +88,8 @@ def make_config(dataset, **distill_settings):
   d.score.update({"scales": ((0, 1, (2.0,)),), "target_nfe": 2})
   for name, value in distill_settings.items():
     *section, name = name.split("__")
-    target = d.score if section == ["score"] else config[section[0]] if section else d
+    of_method = section in (["score"], ["dmmd_kernel"])
+    target = d[section[0]] if of_method else config[section[0]] if section else d
     target[name] = value
   return config
 
@@ -158,7 +159,12 @@ CASES = {
   ),
   "blocks": functools.partial(distillation, TEXT, method="dmmd_kernel", network__block=8),
   "guided_images": functools.partial(
-    distillation, LABELLED, method="dmmd_kernel", guidance=1.5, score__target="teacher"
+    distillation,
+    LABELLED,
+    method="dmmd_kernel",
+    guidance=1.5,
+    score__target="teacher",
+    dmmd_kernel__dmmd_noises="first",
   ),
   "teacher_uniform": functools.partial(training_of_a_teacher, TEXT, **BOUND),
   "samples": functools.partial(samples, TEXT),

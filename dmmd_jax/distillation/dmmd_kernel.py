@@ -13,8 +13,8 @@ import jax
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.dmmd import DMMD, DMMDSettings, dmmd_losses
 from dmmd_jax.distillation.kernel_score import Score, ScoreSettings, score_problems
-from dmmd_jax.distillation.rollout import rollout
-from dmmd_jax.rules import Real, setting
+from dmmd_jax.distillation.rollout import first_of_each, rollout
+from dmmd_jax.rules import Choice, Real, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,12 @@ class DMMDKernelSettings:
   """The section `distill.dmmd_kernel` of a config."""
 
   dmmd_weight: float = setting(3.0, Real("(0, 1000]"), "Of Eq. 11, to which the score is added.")
+  dmmd_noises: str = setting(
+    "all",
+    Choice(("all", "first")),
+    "Of the noises that the score compares, those that D-MMD is given | one: five sevenths of the"
+    " cost of two.",
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,8 @@ class DMMDKernel(updates.WithAuxiliary):
     num_noises = self.score.num_noises if for_student else 1
     networks = of_dmmd.networks(theta, batch)
     r = rollout(objective, networks.student, eta, batch.tokens, rollout_key, num_noises)
-    generator, auxiliary, metrics = dmmd_losses(objective, networks, phi, r)
+    given = first_of_each(r, num_noises) if self.dmmd_kernel.dmmd_noises == "first" else r
+    generator, auxiliary, metrics = dmmd_losses(objective, networks, phi, given)
     if for_student:
       value = score(theta, r.log_mean, batch, r.z_t, r.t, score_key)
       generator = self.dmmd_kernel.dmmd_weight * generator + value

@@ -108,3 +108,9 @@ def rollout(
   else:
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
   return Rollout(z_t, t, log_p, log_mean, x, z_s, s)
+
+
+def first_of_each(r: Rollout, num_noises: int) -> Rollout:
+  """The rollout of the first noise of each `z_t`, `[B, ...]` of `[B * num_noises, ...]`."""
+  first = lambda array: array[::num_noises]
+  return Rollout(*(Deferred(first, (x,)) if isinstance(x, Deferred) else first(x) for x in r))

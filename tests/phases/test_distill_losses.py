@@ -72,6 +72,7 @@ class Expected:
   prediction: str = "mean"  # of the networks
   method: str = "dmmd"
   dmmd_weight: float = 3.0
+  dmmd_noises: str = "all"
   num_noises: int = 3
   scales: tuple = ((0, 1, (2.0,)),)
   category_bandwidth: float = 0.0
@@ -138,7 +139,9 @@ class Expected:
     rollout_key, score_key = jax.random.split(KEY)
     num_noises = self.num_noises if self.method == "dmmd_kernel" else 1
     r = rollout.rollout(method, student, eta, BATCH.tokens, rollout_key, num_noises)
-    generator, auxiliary = self.dmmd_losses(r, phi, theta)
+    first = self.dmmd_noises == "first"
+    given = rollout.Rollout(*(whole(a)[:: num_noises if first else 1] for a in r))
+    generator, auxiliary = self.dmmd_losses(given, phi, theta)
     if self.method == "dmmd_kernel":
       score = self.score(theta, whole(r.log_mean), r.z_t, r.t, score_key)
       generator = self.dmmd_weight * generator + score
@@ -222,6 +225,7 @@ CASES = {
     {"process": UNIFORM, "soft": False, "prediction": "leave_one_out", "loss": "bound"},
   ),
   "dmmd_weight": (KERNEL, {"dmmd_kernel__dmmd_weight": 0.2}, {"dmmd_weight": 0.2}),
+  "dmmd_noises": (KERNEL, {"dmmd_kernel__dmmd_noises": "first"}, {"dmmd_noises": "first"}),
   "scales": (KERNEL, {"score__scales": ((2, 2, (1.0, 3.0)),)}, {"scales": ((2, 2, (1.0, 3.0)),)}),
   "category_bandwidth": (KERNEL, {"score__category_bandwidth": 1.5}, {"category_bandwidth": 1.5}),
   "score_and_from_prior": (ALONE, {"from_prior": True}, {"from_prior": True}),
