@@ -85,6 +85,7 @@ VARIANTS = {
   "ReMDM, conf": Variant(_make("remdm", variant="conf")),
   "ReMDM, loop": Variant(_make("remdm", variant="loop"), "eta", (0.01, 0.03, 0.1)),
   "Ψ": Variant(_make("psi"), "kappa", (0.99, 0.95, 0.8)),
+  "Ψ, cosine": Variant(_make("psi"), "kappa", (0.99, 0.95, 0.8), grids.Cosine()),
   "P2": Variant(_make("p2"), "eta", (0.0, 1.0)),
 }
 
