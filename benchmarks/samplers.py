@@ -6,7 +6,7 @@
 The one setting of a sampler is chosen for each number of evaluations, by the first metric on the
 validation split; of samplers that decide how many they take, so that an example takes as many on
 average as the column says, at most. Then every seed is drawn and measured on the test split. What
-is complete in `--out` (`cells.json`) is not drawn again.
+is complete in `--out` (`cells_*.json`, one of each model and `--num`) is not drawn again.
 
 It prints tables (mean over seeds, and its standard error), and writes `results.json` for
 `benchmarks.tables`, and `samplers.png`.
@@ -15,6 +15,7 @@ It prints tables (mean over seeds, and its standard error), and writes `results.
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -91,13 +92,17 @@ VARIANTS = {
 
 
 class Model(NamedTuple):
-  """What is sampled: a process, a prediction `predict(params, z, t, key)`, and the data."""
+  """What is sampled: a process, a prediction `predict(params, z, t, key)`, and the data.
+
+  `identity` tells it from other models, and from itself on other data.
+  """
 
   process: Any
   predict: Callable
   params: Any
   dataset: Any
   language_model: Any = None
+  identity: str = ""
 
 
 def load(args: argparse.Namespace) -> Model:
@@ -105,7 +110,8 @@ def load(args: argparse.Namespace) -> Model:
     config, _ = config_file.load(f"configs/{args.data}_dmmd.py", {})
     dataset = build.make_dataset(config)
     process = build.make_process(config, dataset)
-    return Model(process, build.ExactTeacher(dataset.joint, process).log_mean, (), dataset)
+    predict = build.ExactTeacher(dataset.joint, process).log_mean
+    return Model(process, predict, (), dataset, identity=f"{config.dataset} {config.process}")
   workdir = epath.Path(args.workdir)
   source = records.find_model(workdir, args.model)
   config, mesh = source.config, jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1),
@@ -113,18 +119,21 @@ def load(args: argparse.Namespace) -> Model:
   dataset = build.make_dataset(config)
   denoiser = build.make_denoiser(config, dataset, student=args.model == "student")
   params = build.load_ema(source, denoiser.init, mesh)
-  language_model = None
+  language_model, identity = None, source.digest
   if dataset.tokenizer:
     found = records.find_model(epath.Path(args.reference or args.workdir), "reference")
     language_model = reference.load(found, dataset, mesh)
-  return Model(denoiser.process, denoiser.log_mean, params, dataset, language_model)
+    identity += f" {found.digest}"
+  return Model(denoiser.process, denoiser.log_mean, params, dataset, language_model, identity)
 
 
 class Bench:
   """Draws and measures cells of one model; those that are done are kept in a file."""
 
   def __init__(self, args: argparse.Namespace):
-    self.args, self.model, self.path = args, load(args), args.out / "cells.json"
+    self.args, self.model = args, load(args)
+    made_of = f"{self.model.identity} {args.num}".encode()
+    self.path = args.out / f"cells_{hashlib.sha256(made_of).hexdigest()[:12]}.json"
     self.cells = json.loads(self.path.read_text()) if self.path.is_file() else {}
     self.measures = {
       split: make_measures(with_split(self.model.dataset, split), self.model.language_model)

@@ -31,7 +31,8 @@ def table(tmp_path, monkeypatch):
     samplers.main()
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     found = {(row["model"], row["metric"], row["nfe"]): row["value"] for row in rows}
-    return found, json.loads((tmp_path / "cells.json").read_text())
+    (path,) = tmp_path.glob("cells_*.json")
+    return found, json.loads(path.read_text())
 
   return run
 
@@ -54,6 +55,13 @@ def test_a_table_of_samplers(table, monkeypatch):
   # What is complete is not drawn again.
   monkeypatch.setattr(samplers.Bench, "draw", None)
   assert table("--samplers=ancestral;Ψ;entropy-bounded", "--nfe=2,4") == (rows, cells)
+  # Of fewer samples, or another model, it is.
+  with pytest.raises(TypeError, match="NoneType"):
+    table("--samplers=ancestral", "--nfe=2", "--num=30")
+  other = samplers.load(None)._replace(identity="retrained")
+  monkeypatch.setattr(samplers, "load", lambda args: other)
+  with pytest.raises(TypeError, match="NoneType"):
+    table("--samplers=ancestral", "--nfe=2")
 
 
 @pytest.mark.parametrize("data", samplers.METRICS)
