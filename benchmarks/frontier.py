@@ -1,7 +1,7 @@
 """Perplexity against entropy: text models at many temperatures, in a few steps.
 
     python -m benchmarks.frontier --nfe=4 --reference=runs/text_dmmd teacher=runs/text_dmmd \
-        dmmd=runs/methods/dmmd/3f0c/0 dmmd=runs/methods/dmmd/3f0c/1
+        dmmd=runs/methods/dmmd/048e4d788bdf/0 dmmd=runs/methods/dmmd/048e4d788bdf/1
 
 A lower temperature buys a lower perplexity with less variety, so that perplexity alone says little
 of a model: of two, the better one has the higher entropy at the same perplexity (arXiv 2604.02718).
@@ -90,7 +90,7 @@ def frontier(args: argparse.Namespace, temperatures: tuple[float, ...]) -> Itera
         error = max(over_seeds, np.sqrt(np.square(errors).mean()))
         cell = {"value": float(values.mean()), "stderr": float(error)}
         yield {"model": name, "nfe": temperature, "metric": metric, **cell}
-      print(name, temperature, f"{values.mean():.4g}", flush=True)
+      print(f"{name}, temperature {temperature}: {metric} {values.mean():.4g}", flush=True)
 
 
 def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
@@ -127,7 +127,8 @@ def main() -> None:
   temperatures = tuple(map(float, args.temperatures.split(",")))
   rows = list(frontier(args, temperatures))
   found = {
-    "caption": f"{args.nfe} NFE, {args.batches * BATCH_SIZE:,} samples of every seed, against the"
+    "caption": f"{args.nfe} NFE (1 of a generator of one step),"
+    f" {args.batches * BATCH_SIZE:,} samples of every seed, against the"
     f" {tables.SPLITS[args.split]} split.",
     "column": "temperature",
     "command": shlex.join(["python", "-m", "benchmarks.frontier", *sys.argv[1:]]),

@@ -143,7 +143,7 @@ def chosen_rows(
   unchanged = search.load(settings(method, data, args)).distill.student_optimizer.learning_rate
   found = {
     "updates": distill.num_steps,
-    "seconds an update": 60.0 * args.minutes / distill.num_steps,
+    "seconds an update, start included": 60.0 * args.minutes / distill.num_steps,
     "rank": distill.lora_rank,
     "rate": distill.student_optimizer.learning_rate / unchanged,
   }

@@ -94,7 +94,7 @@ VARIANTS = {
 class Model(NamedTuple):
   """What is sampled: a process, a prediction `predict(params, z, t, key)`, and the data.
 
-  `identity` tells it from other models, and from itself on other data.
+  `identity` tells it from other models and other data.
   """
 
   process: Any
@@ -117,9 +117,13 @@ def load(args: argparse.Namespace) -> Model:
   config, mesh = source.config, jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1),
                                                   ("data", "fsdp", "tensor"))  # fmt: skip
   dataset = build.make_dataset(config)
-  denoiser = build.make_denoiser(config, dataset, student=args.model == "student")
-  params = build.load_ema(source, denoiser.init, mesh)
-  language_model, identity = None, source.digest
+  denoiser = build.make_denoiser(config, dataset)
+  if args.model == "student":
+    student = build.make_denoiser(config, dataset, student=True)
+    denoiser, params = student, build.load_student(source, student, denoiser, mesh)
+  else:
+    params = build.load_ema(source, denoiser.init, mesh)
+  language_model, identity = None, f"{source.digest} {config.dataset}"
   if dataset.tokenizer:
     found = records.find_model(epath.Path(args.reference or args.workdir), "reference")
     language_model = reference.load(found, dataset, mesh)
@@ -165,7 +169,8 @@ class Bench:
 
   def cell(self, name: str, value: float | None, steps: int, seed: int, split: str) -> dict:
     """The metrics of samples, with `nfe_spent`."""
-    key = f"{name} {value} {steps} {seed} {split}"
+    variant = VARIANTS[name]
+    key = f"{name} {variant.sampler} {variant.grid} {value} {steps} {seed} {split}"
     if key not in self.cells:
       tokens, entropy, spent = self.draw(name, value, steps, seed)
       metrics = self.measures[split].of_batch(tokens, seed)
@@ -173,7 +178,8 @@ class Bench:
       self.cells[key] = {metric: float(x) for metric, x in found.items()}
       self.path.parent.mkdir(parents=True, exist_ok=True)
       self.path.write_text(json.dumps(self.cells, indent=1) + "\n")
-      print(key, {m: round(x, 4) for m, x in self.cells[key].items()}, flush=True)
+      shown = {m: round(x, 4) for m, x in self.cells[key].items()}
+      print(name, value, steps, seed, split, shown, flush=True)
     return self.cells[key]
 
   def choose(self, name: str, nfe: int) -> tuple[float | None, int]:

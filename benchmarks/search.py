@@ -47,7 +47,7 @@ def split(flags: list[str]) -> tuple[str, list[str]]:
 def costs(flags: list[str]) -> tuple[float, float]:
   """Seconds of the start, and the least of three times of a step, of a teacher that is not trained.
 
-  Compiled both.
+  Compilation is in neither.
   """
   config = load(flags)
   config_checks.check(config)
@@ -99,13 +99,12 @@ def folder(method: str, flags: list[str], args: argparse.Namespace) -> str:
   """Where a run lies in `--out`: that of another config or another teacher lies elsewhere."""
   config = load(flags)
   config_settings.complete(config)
-  # Text is measured by a model beside the teacher.
-  models = ("teacher", "reference") if config.get("reference") else ("teacher",)
-  digests = [
-    records.find_model(epath.Path(workdir), model).digest
-    for workdir in few_steps.teachers_of(args)
-    for model in models
-  ]
+  digests = []
+  for teacher in few_steps.teachers_of(args):
+    digests.append(records.find_model(epath.Path(teacher), "teacher").digest)
+    if reference := config.get("reference", {}).get("workdir"):  # by which text is measured
+      workdir = reference.replace(few_steps.TEACHER, str(teacher))
+      digests.append(records.find_model(epath.Path(workdir), "reference").digest)
   made_of = f"{config.to_json(sort_keys=True, default=str)} {digests}"
   return f"{method}/{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
 

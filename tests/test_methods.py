@@ -136,11 +136,12 @@ def test_runs_of_other_configs_or_teachers_lie_elsewhere(monkeypatch):
   flags = [DIGITS], [DIGITS, "--config.distill.ema=0.5"]
   found = [search.folder("dmmd", f, a) for f in flags for a in (args, other)]
   assert len(set(found)) == 4 and found[0] == search.folder("dmmd", [DIGITS], args)
-  of_text = search.folder("dmmd", ["--config=configs/text_dmmd.py"], args)
+  text = ["--config=configs/text_dmmd.py", "--config.reference.workdir=TEACHER"]
+  of_text = search.folder("dmmd", text, args)
   # Trained again, at the same place.
   for model in ("teacher", "reference"):
     digests["t", model] = "8eed"
-    assert search.folder("dmmd", ["--config=configs/text_dmmd.py"], args) != of_text
+    assert search.folder("dmmd", text, args) != of_text
   digests["t", "teacher"] = "5eed"
   # The same flags, of a file that has changed since.
   changed = search.load(flags[1])

@@ -45,12 +45,17 @@ def test_a_table_of_samplers(table, monkeypatch):
         *samplers.METRICS["hmm"], "nfe_spent"
       }  # fmt: skip
       assert 0 < rows[name, "nfe_spent", nfe] <= 1.1 * nfe
-  runs = [cells[f"ancestral None 4 {seed} held_out"]["nll"] for seed in range(2)]
+
+  def cell(name, *which):
+    variant = samplers.VARIANTS[name]
+    return cells.get(" ".join(map(str, (name, variant.sampler, variant.grid, *which))))
+
+  runs = [cell("ancestral", None, 4, seed, "held_out")["nll"] for seed in range(2)]
   assert rows["ancestral", "nll", 4] == pytest.approx(np.mean(runs)) and runs[0] != runs[1]
   # Chosen by other samples than those that are shown, by the first metric.
   values = samplers.VARIANTS["Ψ"].values
-  chosen = min(values, key=lambda value: cells[f"Ψ {value} 2 2 validation"]["pair_tv"])
-  assert rows["Ψ", "setting", 2] == chosen and f"Ψ {chosen} 2 0 held_out" in cells
+  chosen = min(values, key=lambda value: cell("Ψ", value, 2, 2, "validation")["pair_tv"])
+  assert rows["Ψ", "setting", 2] == chosen and cell("Ψ", chosen, 2, 0, "held_out")
   assert rows["entropy-bounded", "setting", 2] > rows["entropy-bounded", "setting", 4]
   # What is complete is not drawn again.
   monkeypatch.setattr(samplers.Bench, "draw", None)

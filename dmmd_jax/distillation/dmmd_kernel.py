@@ -25,8 +25,7 @@ class DMMDKernelSettings:
   dmmd_noises: str = setting(
     "all",
     Choice(("all", "first")),
-    "Of the noises that the score compares, those that D-MMD is given | one: five sevenths of the"
-    " cost of two.",
+    "Of the noises that the score compares, those that D-MMD is given; one costs less.",
   )
 
 

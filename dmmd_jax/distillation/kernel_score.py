@@ -174,7 +174,7 @@ class Score:
     if s.objective != "marginal":
       blank = t >= 1.0 if s.objective == "pooled" else None
       return conditional_score(c, log_mean, x, z_t, blocks, blank)
-    log_mean = Deferred(lambda a: a[:: s.num_noises], (log_mean,))
+    log_mean = jax.tree.map(lambda a: a[:: s.num_noises], log_mean)
     if blocks > 1:
       # Blocks as examples of their own: their laws, given the blocks before, are what is matched.
       log_mean = whole(log_mean)

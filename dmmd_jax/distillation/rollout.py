@@ -112,5 +112,4 @@ def rollout(
 
 def first_of_each(r: Rollout, num_noises: int) -> Rollout:
   """The rollout of the first noise of each `z_t`, `[B, ...]` of `[B * num_noises, ...]`."""
-  first = lambda array: array[::num_noises]
-  return Rollout(*(Deferred(first, (x,)) if isinstance(x, Deferred) else first(x) for x in r))
+  return jax.tree.map(lambda array: array[::num_noises], r)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,8 @@ from dmmd_jax import parallel
 _BLOCK, _BACKWARD_BLOCK, _TILE = 512, 1024, 128
 # Keys from which on it pays: by the TPU compiler's account, not at 256 (cifar_dmmd), but at 1,024.
 _FEWEST_KEYS = 512
+# What GPUs call themselves that have its attention: Ampere and later, as A100, RTX A6000, RTX 3090.
+_AMPERE = r"NVIDIA ((A|H|L|B|GH|GB)\d|RTX|GeForce RTX [3-9])"
 # What numbers of queries and keys must be multiples of for cuDNN.
 _CUDNN_TILE = 64
 
@@ -27,7 +30,7 @@ def attend(
   Returns `[B, Q, heads, features]`. `mask` bool `[Q, K]` says which keys a query sees; None stands
   for all. Within `parallel.use`, on a TPU, a mask that is known before the program runs (a numpy
   array, or None) goes to splash attention, for which blocks that nobody sees cost nothing; on a GPU
-  of NVIDIA 16-bit queries and keys go to cuDNN's, with any mask.
+  of NVIDIA since Ampere 16-bit queries and keys go to cuDNN's, with any mask.
   """
   with jax.named_scope("attention"):
     if parallel.platform() == "tpu" and _suits_splash(q, k, mask):
@@ -39,12 +42,12 @@ def attend(
 
 
 def _suits_cudnn(q: jax.Array, k: jax.Array) -> bool:
-  """Whether it can take them, and it is there: GPUs of before Ampere call themselves otherwise."""
+  """Whether cuDNN can take them, and is there."""
   lengths_fit = q.shape[3] % _CUDNN_TILE == k.shape[3] % _CUDNN_TILE == 0
   features_fit = q.shape[2] % 8 == 0 and q.shape[2] <= 128
   is_half = q.dtype in (jnp.bfloat16, jnp.float16)
-  is_there = parallel.platform() == "gpu" and parallel.device_kind().startswith("NVIDIA")
-  return is_there and is_half and lengths_fit and features_fit and _divides(q)
+  is_there = parallel.platform() == "gpu" and re.match(_AMPERE, parallel.device_kind())
+  return bool(is_there) and is_half and lengths_fit and features_fit and _divides(q)
 
 
 def _suits_splash(q: jax.Array, k: jax.Array, mask) -> bool:

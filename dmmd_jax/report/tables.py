@@ -165,7 +165,7 @@ def split_name(split: str) -> str:
 
 def number(value: float, stderr: float | None) -> str:
   """The value with as many decimals as two digits of its standard error need."""
-  if isinstance(value, int):
+  if isinstance(value, int) and not stderr:
     return f"{value:,}"
   if not stderr or not math.isfinite(stderr):
     return f"{value:.3f}"

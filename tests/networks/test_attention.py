@@ -71,7 +71,7 @@ def test_a_tpu_attends_by_its_kernel_where_it_can():
 
 
 def implementation(
-  monkeypatch, mask=None, shape=(8, 2, 64, 512), dtype="bfloat16", kind="NVIDIA A"
+  monkeypatch, mask=None, shape=(8, 2, 64, 512), dtype="bfloat16", kind="NVIDIA A100"
 ):
   """What `attend` asks `jax.nn.dot_product_attention` for on GPUs that are not here."""
   asked = []
@@ -94,7 +94,10 @@ def test_a_gpu_of_nvidia_attends_by_cudnn_where_it_can(monkeypatch):
   found = lambda **changes: implementation(monkeypatch, **changes)
   assert found() == [("cudnn", False)]
   assert found(mask=np.tri(512, dtype=bool)) == [("cudnn", True)]
-  assert found(kind="AMD Instinct") == found(kind="Tesla V100") == [(None, False)]
+  for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA GeForce RTX 3090", "NVIDIA RTX A6000", "NVIDIA L4"):
+    assert found(kind=kind) == [("cudnn", False)]
+  for kind in ("AMD Instinct", "Tesla V100", "NVIDIA GeForce RTX 2080 Ti", "NVIDIA TITAN V"):
+    assert found(kind=kind) == [(None, False)]
   assert found(dtype="float32") == [(None, False)]
   assert found(shape=(8, 2, 64, 500)) == [(None, False)]
   assert found(shape=(8, 2, 60, 512)) == found(shape=(8, 2, 256, 512)) == [(None, False)]
