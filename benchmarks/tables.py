@@ -86,7 +86,9 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
     if not any((model, name) in cells for name in columns):
       raise TableError(f"no row {model}")
     lines.append(f"| {model} | {' | '.join(cells.get((model, n), '') for n in columns)} |")
-  return "\n".join([*lines, "", *textwrap.wrap(caption(results, metric), 100)])
+  return "\n".join(
+    [*lines, "", *textwrap.wrap(caption(results, metric), 100, break_on_hyphens=False)]
+  )
 
 
 def caption(results: dict, metric: str) -> str:
