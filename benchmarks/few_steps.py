@@ -126,10 +126,19 @@ def statistics(
   for name, (model, runs) in rows.items():
     drawn = [number for number in steps if (model, metric, number) in runs[0]]
     cells = np.array([[run[model, metric, number] for number in drawn] for run in runs])
-    values, sampling = cells[..., 0], np.sqrt(np.square(cells[..., 1]).mean(0))
-    over_seeds = values.std(0, ddof=min(1, len(runs) - 1)) / np.sqrt(len(runs))
-    found[name] = np.stack([values.mean(0), np.maximum(over_seeds, sampling), cells[0, :, 2]], 1)
+    mean, error = mean_and_error(cells[..., 0], cells[..., 1])
+    found[name] = np.stack([mean, error, cells[0, :, 2]], 1)
   return found
+
+
+def mean_and_error(values: np.ndarray, sampling: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over seeds of `[seeds, ...]`, and the larger of its standard error and that of one cell.
+
+  `sampling` are the standard errors of the cells, of which the root mean square is taken.
+  """
+  of_cell = np.sqrt(np.square(sampling).mean(0))
+  over_seeds = values.std(0, ddof=min(1, len(values) - 1)) / np.sqrt(len(values))
+  return values.mean(0), np.maximum(over_seeds, of_cell)
 
 
 def summary(

@@ -71,7 +71,7 @@ def frontier(args: argparse.Namespace, temperatures: tuple[float, ...]) -> Itera
   """Rows of `benchmarks.tables`, with the temperature in the place of the NFE."""
   runs: dict[str, list[epath.Path]] = {}
   for word in args.models:
-    name, _, workdir = word.rpartition("=")
+    name, _, workdir = word.partition("=")
     runs.setdefault(name, []).append(epath.Path(workdir))
   measures = None
   for name, workdirs in runs.items():
@@ -85,12 +85,10 @@ def frontier(args: argparse.Namespace, temperatures: tuple[float, ...]) -> Itera
         for seed, model in enumerate(models)
       ]
       for metric in METRICS:
-        values, errors = np.array([seed[metric] for seed in seeds]).T
-        over_seeds = values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values))
-        error = max(over_seeds, np.sqrt(np.square(errors).mean()))
-        cell = {"value": float(values.mean()), "stderr": float(error)}
+        mean, error = few_steps.mean_and_error(*np.array([seed[metric] for seed in seeds]).T)
+        cell = {"value": float(mean), "stderr": float(error)}
         yield {"model": name, "nfe": temperature, "metric": metric, **cell}
-      print(f"{name}, temperature {temperature}: {metric} {values.mean():.4g}", flush=True)
+      print(f"{name}, temperature {temperature}: {metric} {mean:.4g}", flush=True)
 
 
 def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
@@ -123,13 +121,17 @@ def main() -> None:
   parser.add_argument("--split", choices=("validation", "held_out"), default="validation")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/frontier"))
   args = parser.parse_args()
+  for word in args.models:
+    if not all(word.partition("=")):
+      parser.error(f"{word!r} is no NAME=WORKDIR, such as dmmd=runs/text_dmmd")
   cli.keep_compiled_programs()
   temperatures = tuple(map(float, args.temperatures.split(",")))
   rows = list(frontier(args, temperatures))
   found = {
     "caption": f"{args.nfe} NFE (1 of a generator of one step),"
     f" {args.batches * BATCH_SIZE:,} samples of every seed, against the"
-    f" {tables.SPLITS[args.split]} split.",
+    f" {tables.SPLITS[args.split]} split; ± is the larger of the standard error over seeds and the"
+    " sampling error of one cell.",
     "column": "temperature",
     "command": shlex.join(["python", "-m", "benchmarks.frontier", *sys.argv[1:]]),
     "made_by": made_by(f"{platform.machine()}, {os.cpu_count()} cores"),

@@ -33,7 +33,7 @@ def get_config():
   distill.noise_dim = 4
   distill.num_steps = 500
   distill.batch_size = 64
-  # Three times those of the mixture: better for D-MMD of 200 updates, at all steps.
+  # Above those of the mixture: better for D-MMD of 200 updates, at all steps.
   distill.student_optimizer.learning_rate = 1e-3
   distill.auxiliary_optimizer.learning_rate = 2e-3
   distill.score.scales = (

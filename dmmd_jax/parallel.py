@@ -49,7 +49,7 @@ def platform() -> str | None:
 
 
 def device_kind() -> str:
-  """What the devices of the mesh in use call themselves, such as "TPU v5e"; "" without a mesh."""
+  """What devices of the mesh in use call themselves, such as "TPU v5 lite"; "" without a mesh."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.device_kind if device else ""
 

@@ -1,6 +1,7 @@
 """`benchmarks.frontier`: which model, at which temperature, and its errors."""
 
 import argparse
+import sys
 import types
 
 import jax
@@ -38,6 +39,14 @@ def test_a_teacher_is_one_cell_and_seeds_of_a_student_are_another(monkeypatch):
   assert [r["stderr"] for r in rows] == pytest.approx([3.0, 3.0, 1.0, 2.0])
   assert asked[0] == ("t/teacher", 4, 0.5, 2, 0)
   assert asked[2:4] == [("a/student", 4, 0.5, 2, 0), ("b/student", 4, 0.5, 2, 1)]
+
+
+@pytest.mark.parametrize("word", ["runs/text", "=runs/text", "ours="])
+def test_a_model_without_name_or_workdir_is_refused(word, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["frontier", "--reference=runs/text", word])
+  with pytest.raises(SystemExit):
+    frontier.main()
+  assert "no NAME=WORKDIR" in capsys.readouterr().err
 
 
 def test_a_model_is_sampled_at_the_temperature_in_the_steps_of_its_method():

@@ -140,9 +140,10 @@ def test_runs_of_other_configs_or_teachers_lie_elsewhere(monkeypatch):
   of_text = search.folder("dmmd", text, args)
   # Trained again, at the same place.
   for model in ("teacher", "reference"):
-    digests["t", model] = "8eed"
-    assert search.folder("dmmd", text, args) != of_text
-  digests["t", "teacher"] = "5eed"
+    with monkeypatch.context() as patch:
+      patch.setitem(digests, ("t", model), "8eed")
+      assert search.folder("dmmd", text, args) != of_text
+  assert search.folder("dmmd", text, args) == of_text
   # The same flags, of a file that has changed since.
   changed = search.load(flags[1])
   monkeypatch.setattr(search, "load", lambda _: changed.copy_and_resolve_references())
@@ -166,7 +167,11 @@ def test_a_run_lies_elsewhere_where_a_default_of_its_method_changes(monkeypatch)
 @pytest.mark.parametrize("code", [3, 1])
 def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch, capsys):
   """One that fails in another way ends the comparison."""
-  found = {("student", "frechet", 1): (2.0, 0.1, 1), ("teacher", "frechet", 1): (3.0, 0.1, 1)}
+  found = {
+    (model, "frechet", n): (value, 0.1, n)
+    for n in (1, 2)
+    for model, value in (("student", 2.0), ("teacher", 3.0))
+  }
   measured = []
 
   def compare(variants, steps, args, teacher_steps):
@@ -175,13 +180,12 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
       raise subprocess.CalledProcessError(code, "main")
     return {name: [found] * 3 for name in variants}
 
-  monkeypatch.setattr(methods, "STEPS", (1,))
+  monkeypatch.setattr(methods, "STEPS", (1, 2))
   chosen = search.at_rate([DIGITS, "--config.distill.num_steps=500"], 2.0)
   monkeypatch.setattr(methods, "ready", lambda *_: chosen)
   monkeypatch.setattr(methods, "settings", lambda *_: [DIGITS])
   monkeypatch.setattr(search, "folder", lambda *_: "x")
   monkeypatch.setattr(few_steps, "compare", compare)
-  monkeypatch.setattr(few_steps, "METRICS", {"digits": ("frechet",)})
   data = methods.Data("digits", ("frechet",))
   monkeypatch.setitem(methods.DATA, "digits", data)
   monkeypatch.setattr(
@@ -197,7 +201,8 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
   printed = capsys.readouterr().out
   assert "| dmmd | 500 | 0.120 | 0 | 2.000 |" in printed
   assert "sdtt: diverges" in printed and "| dmmd | 2.0" in printed and "| redi | 2.0" in printed
-  assert [name for name, _ in measured] == ["sdtt", "dmmd", "redi"]
+  # The teacher is measured beside the first that has a student.
+  assert measured == [("sdtt", (1, 2)), ("dmmd", (1, 2)), ("redi", (1,))]
 
 
 def test_what_is_chosen_is_not_given(capsys, monkeypatch):

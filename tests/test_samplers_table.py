@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import samplers
+from dmmd_jax import records
 from dmmd_jax.metrics import suites
 from dmmd_jax.phases import build
 
@@ -67,6 +68,19 @@ def test_a_table_of_samplers(table, monkeypatch):
   monkeypatch.setattr(samplers, "load", lambda args: other)
   with pytest.raises(TypeError, match="NoneType"):
     table("--samplers=ancestral", "--nfe=2")
+
+
+def test_a_student_of_low_rank_is_added_to_its_teacher(monkeypatch):
+  config = importlib.import_module("configs.digits_dmmd_kernel").get_config()
+  source = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
+  asked = []
+  monkeypatch.setattr(records, "find_model", lambda _, kind: asked.append(kind) or source)
+  monkeypatch.setattr(build, "load_ema", lambda *_: "changes alone")
+  monkeypatch.setattr(build, "load_student", lambda *_: "the sum")
+  args = types.SimpleNamespace(data="digits", model="student", workdir="w", reference=None)
+  assert samplers.load(args).params == "the sum" and asked == ["student"]
+  args.model = "teacher"
+  assert samplers.load(args).params == "changes alone"
 
 
 @pytest.mark.parametrize("data", samplers.METRICS)
