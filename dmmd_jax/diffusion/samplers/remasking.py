@@ -152,6 +152,6 @@ class P2(Sampler):
     masked = process.active(m.z)
     score = jnp.where(masked, 1.0, self.eta) * reading.log_prob
     number = jnp.round(process.schedule.beta(m.s) * m.is_free.sum(1)).astype(int)
-    is_low = m.is_free & (ranks(score, ~m.is_free) < number[:, None])
+    is_low = m.is_free & (ranks(m.key, score, ~m.is_free) < number[:, None])
     revealed = jnp.where(masked, reading.x, m.z)
     return jnp.where(is_low, process.num_categories, revealed), memory

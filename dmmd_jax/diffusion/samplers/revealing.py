@@ -1,6 +1,6 @@
 """Masks are lifted in an order that the predictions decide; a token that is revealed stays.
 
-Ties go to the position that comes first.
+Which of two positions goes first that are alike is drawn.
 """
 
 import dataclasses
@@ -15,11 +15,18 @@ from dmmd_jax.diffusion.samplers.sampler import Moment, Reading, Sampler
 from dmmd_jax.rules import Choice, Real, Whole, setting
 
 
-def ranks(scores: jax.Array, *before: jax.Array) -> jax.Array:
+# Scores that are nearer to each other than this are alike: far above what rounding makes of them.
+_ALIKE = 1e-4
+
+
+def ranks(key: jax.Array, scores: jax.Array, *before: jax.Array) -> jax.Array:
   """The place int `[B, N]` of each position in the rising order of its row's scores `[B, N]`.
 
   `before` are keys `[B, N]` that come first, the last of them first of all, as in `jnp.lexsort`.
+  Positions of which nothing is known yet have one score but for rounding, which must not decide:
+  it is another one on another machine.
   """
+  scores += _ALIKE * jax.random.uniform(key, scores.shape)
   return jnp.argsort(jnp.lexsort((scores, *before), axis=-1), axis=-1)
 
 
@@ -105,11 +112,12 @@ class Confidence(Revealing):
     score = {
       "probability": reading.log_prob, "margin": reading.margin, "entropy": -reading.entropy
     }[self.score]  # fmt: skip
+    choice_key, rank_key = jax.random.split(m.key)
     if self.choice_temperature:
-      noise = jax.random.gumbel(m.key, m.z.shape)
+      noise = jax.random.gumbel(choice_key, m.z.shape)
       score += self.choice_temperature * m.t[:, None] * noise
     block = jnp.broadcast_to(self.block_of(masked), masked.shape)
-    is_revealed = masked & (ranks(-score, block, ~masked) < number[:, None])
+    is_revealed = masked & (ranks(rank_key, -score, block, ~masked) < number[:, None])
     return jnp.where(is_revealed, reading.x, m.z), memory
 
 
@@ -133,7 +141,7 @@ class EntropyBounded(Revealing):
   def step(self, process: Process, m: Moment, reading: Reading, memory: Any) -> tuple:
     masked = process.active(m.z)
     candidates = self.candidates(masked)
-    rank = ranks(reading.entropy, ~candidates)
+    rank = ranks(m.key, reading.entropy, ~candidates)
     order = jnp.argsort(rank, axis=-1)
     entropies = jnp.take_along_axis(reading.entropy, order, -1)
     # The largest of the k first is the last of them.
@@ -164,7 +172,7 @@ class Threshold(Revealing):
   def step(self, process: Process, m: Moment, reading: Reading, memory: Any) -> tuple:
     masked = process.active(m.z)
     candidates = self.candidates(masked)
-    is_best = ranks(-reading.log_prob, ~candidates) == 0
+    is_best = ranks(m.key, -reading.log_prob, ~candidates) == 0
     is_sure = (jnp.exp(reading.log_prob) >= self.threshold) | is_best
     is_revealed = masked & (candidates & is_sure | m.is_last)
     return jnp.where(is_revealed, reading.x, m.z), memory
