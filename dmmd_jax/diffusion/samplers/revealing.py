@@ -14,7 +14,6 @@ from dmmd_jax.diffusion.processes import Process
 from dmmd_jax.diffusion.samplers.sampler import Moment, Reading, Sampler
 from dmmd_jax.rules import Choice, Real, Whole, setting
 
-
 # Scores that are nearer to each other than this are alike: far above what rounding makes of them.
 _ALIKE = 1e-4
 

@@ -77,7 +77,7 @@ def test_rounding_decides_nothing_between_positions_that_are_alike(sampler):
     return take(sampler, m, reading, sampler.start(MASKED, m.z, m.t))[0] == 0
 
   here, there = step(1), step(2)
-  assert 0 < here.sum(1).min() and here.sum(1).max() < N
+  assert here.sum(1).min() > 0 and here.sum(1).max() < N
   assert (here == there).all(1).mean() > 0.9  # 1e-6 may part two draws now and then
   # Each position is as likely as any other: 60 examples have a standard error of 0.06.
   np.testing.assert_allclose(here.mean(0), here.mean(), atol=0.25)
