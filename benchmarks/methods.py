@@ -38,12 +38,13 @@ class Data:
   """What students are compared on, and the metrics that tables have, the first to choose by.
 
   A method has the config `<name>_<method>.py` where there is one, else that of D-MMD. `overrides`
-  of a run may name its teacher.
+  of a run may name its teacher; `needs` are those of single methods.
   """
 
   name: str
   metrics: tuple[str, ...]
   overrides: tuple[str, ...] = ()
+  needs: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 DATA = {
@@ -59,6 +60,8 @@ DATA = {
     "text",
     few_steps.METRICS["text"],
     (f"--config.reference.workdir={few_steps.TEACHER}",),
+    # As many as are drawn in a quarter of a minute.
+    {"redi": ["--config.distill.redi.num_pairs=500"]},
   ),
 }
 # What methods need, wherever their own config does not say it.
@@ -100,6 +103,7 @@ def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
     f"--config.teacher.loss={teacher.teacher.loss}",
     *data.overrides,
     *NEEDS.get(method, []),
+    *data.needs.get(method, []),
     *([] if is_masked else NEEDS_UNMASKED.get(method, [])),
     *args.extra,
   ]
