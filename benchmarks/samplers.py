@@ -6,7 +6,8 @@
 The one setting of a sampler is chosen for each number of evaluations, by the first metric on the
 validation split; of samplers that decide how many they take, so that an example takes as many on
 average as the column says, at most. Then every seed is drawn and measured on the test split. What
-is complete in `--out` (`cells_*.json`, one of each model and `--num`) is not drawn again.
+is complete in `--out` (`cells_*.json`, one of each model, `--num` and version of the samplers) is
+not drawn again.
 
 It prints tables (mean over seeds, and its standard error), and writes `results.json` for
 `benchmarks.tables`, and `samplers.png`.
@@ -44,6 +45,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 METRICS = few_steps.METRICS | {"hmm": ("pair_tv", "nll", "entropy")}
+# What cells depend on beside the model.
+_SOURCES = pathlib.Path(registry.__file__).parent
 # Steps that a sampler which stops by itself may take at most: enough for any of these data.
 _MOST = 256
 
@@ -136,8 +139,10 @@ class Bench:
 
   def __init__(self, args: argparse.Namespace):
     self.args, self.model = args, load(args)
-    made_of = f"{self.model.identity} {args.num}".encode()
-    self.path = args.out / f"cells_{hashlib.sha256(made_of).hexdigest()[:12]}.json"
+    made_of = hashlib.sha256(f"{self.model.identity} {args.num}".encode())
+    for path in sorted(_SOURCES.rglob("*.py")):
+      made_of.update(path.read_bytes())
+    self.path = args.out / f"cells_{made_of.hexdigest()[:12]}.json"
     self.cells = json.loads(self.path.read_text()) if self.path.is_file() else {}
     self.measures = {
       split: make_measures(with_split(self.model.dataset, split), self.model.language_model)

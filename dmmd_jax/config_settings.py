@@ -61,11 +61,14 @@ def _check_method(config: ConfigDict, shape: tuple[int, ...]) -> None:
 
 def _check_samplers(config: ConfigDict, shape: tuple[int, ...]) -> None:
   for name in _samplers(config).values():
-    check_sampler(name, config.evaluate.get(name, {}), config, shape)
+    settings = config.evaluate.get(name, {})
+    check_sampler(name, settings, config, shape, config.evaluate.last_step)
   require_common_sampler(config.distill.method, config.evaluate.student_sampler)
 
 
-def check_sampler(name: str, settings: dict, config: ConfigDict, shape: tuple[int, ...]) -> None:
+def check_sampler(
+  name: str, settings: dict, config: ConfigDict, shape: tuple[int, ...], last_step: str
+) -> None:
   """Raises `ConfigError` for a sampler that a config with examples of a `shape` cannot use."""
   cls, process = samplers.find(name), config.process.name
   require(
@@ -73,16 +76,24 @@ def check_sampler(name: str, settings: dict, config: ConfigDict, shape: tuple[in
     f"the sampler is {shown(name)} and process.name is {shown(process)}; {name} is for"
     f" {' and '.join(cls.processes)}: use ancestral or psi",
   )
+  require(
+    last_step == "drawn" or not cls.stops_early,
+    f"the sampler is {shown(name)} and last_step {shown(last_step)}; it is complete before its last"
+    " step: use tokens='likeliest', which are taken at all steps",
+  )
   for problem in cls(**settings).problems(config, shape):
     raise ConfigError(problem)
 
 
-def require_common_sampler(method: str, sampler: str) -> None:
+def require_common_sampler(
+  method: str, sampler: str, grid: str = "even", last_step: str = "drawn"
+) -> None:
   """Raises `ConfigError` for a sampler of a student whose method brings its own."""
+  found, common = (sampler, grid, last_step), ("ancestral", "even", "drawn")
   require(
-    sampler == "ancestral" or not hasattr(registry.find(method), "sample"),
-    f"the student's sampler is {shown(sampler)}; a student of {method} is drawn in a way of its"
-    " own: leave it at ancestral",
+    found == common or not hasattr(registry.find(method), "sample"),
+    f"the student's sampler, grid and last step are {shown(found)}; a student of {method} is drawn"
+    f" in a way of its own: leave them at {shown(common)}",
   )
 
 

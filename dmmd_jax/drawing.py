@@ -1,5 +1,6 @@
 """Draws examples from a model, each from a key of its own, so that no batch size changes them."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ Draw = Callable[[Any, jax.Array, np.ndarray], jax.Array]
 # Log-probabilities of a batch, of which a few copies are in memory at once: 64 MiB of float32.
 _MOST_LOG_PROBS = 2**24
 _MOST_EXAMPLES = 256
+# The axis of the examples of a batch.
+_EXAMPLES = "examples"
 
 
 class Model(NamedTuple):
@@ -105,12 +108,19 @@ def make_draw(
   sampler: Callable[..., Samples] = ancestral_sample,
 ) -> Draw:
   """Draws examples in `nfe` steps, those of a network that knows classes of the labels given."""
-  sample = build.make_sampler(denoiser, None, None, temperature, top_p, sampler)
+  sample = build.make_sampler(denoiser, None, None, temperature, top_p, _beside(sampler))
 
   def one(params, key, label):
     return sample(params, key, (1, *denoiser.shape), nfe, label[None]).tokens[0]
 
-  return jax.jit(jax.vmap(one, (None, 0, 0)))
+  return jax.jit(jax.vmap(one, (None, 0, 0), axis_name=_EXAMPLES))
+
+
+def _beside(sampler: Callable[..., Samples]) -> Callable[..., Samples]:
+  """That sampler within a `vmap` over examples of a batch."""
+  if isinstance(sampler, Sampling):
+    return dataclasses.replace(sampler, beside=_EXAMPLES)
+  return sampler
 
 
 def make_stream(
@@ -138,13 +148,13 @@ def make_stream(
       return denoiser.block_log_mean(params, cache, start, z, t, key)
 
     key = jax.random.fold_in(key, start)
-    x = sampler(
+    x = _beside(sampler)(
       predict, denoiser.process, key, (1, size), nfe, temperature, top_p,
       prompt=Prompt(given, known),
     ).tokens  # fmt: skip
     return x[0], denoiser.remember(params, cache, start, x) if denoiser.num_blocks > 1 else cache
 
-  draw = jax.jit(jax.vmap(draw, (None, 0, None, 0)))
+  draw = jax.jit(jax.vmap(draw, (None, 0, None, 0), axis_name=_EXAMPLES))
 
   def stream(params, keys):
     empty = denoiser.empty_cache(1)

@@ -33,8 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     source = cli.find_model(workdir, args.model, args.unfinished)
     kind = kind_of(source.config)
     check(args, source.config, kind)
-    if args.sampler != "ancestral" or args.settings:
-      check_sampler(args, source.config)
+    check_sampler(args, source.config)
     prompt = encode_prompt(source.config.dataset, args.prompt) if kind == "texts" else None
     out = find_output(args, workdir, kind)
     draw(args, source, kind, prompt, out)
@@ -116,9 +115,11 @@ def check(args, config, kind: str) -> None:
 def check_sampler(args, config) -> None:
   """Raises `ValueError` for a sampler that the model of a run cannot be sampled by."""
   try:
-    config_settings.check_sampler(args.sampler, args.settings, config, example_shape(config))
+    how = args.sampler, args.settings, config, example_shape(config), args.last_step
+    config_settings.check_sampler(*how)
     if args.model == "student":
-      config_settings.require_common_sampler(config.distill.method, args.sampler)
+      chosen = args.sampler, args.grid, args.last_step
+      config_settings.require_common_sampler(config.distill.method, *chosen)
   except ConfigError as error:
     raise ValueError(str(error)) from error
 

@@ -10,6 +10,10 @@ import pytest
 
 from configs import cifar_dmmd, digits_dmmd, text_block_dmmd
 from dmmd_jax import drawing, parallel
+from dmmd_jax.diffusion import processes
+from dmmd_jax.diffusion.samplers import Sampling
+from dmmd_jax.diffusion.samplers.ancestral import Ancestral
+from dmmd_jax.diffusion.samplers.revealing import Threshold
 from dmmd_jax.phases import build
 
 MESH = parallel.make_mesh()
@@ -90,3 +94,30 @@ def test_images_need_no_data_unless_the_network_depends_on_them():
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict({field: value})
     assert drawing._needs_data(other)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(skip=True), Threshold()], ids=repr)
+def test_evaluations_that_no_example_needs_are_left_out(sampler):
+  calls = []
+
+  def log_mean(params, z, t, key):
+    jax.debug.callback(lambda _: calls.append(1), t[0])
+    return jnp.log(jnp.broadcast_to(jnp.array([0.01, 0.98, 0.01]), (*z.shape, 3)))
+
+  network = types.SimpleNamespace(
+    process=processes.Masked(3), shape=(6,), num_blocks=1, num_classes=0, log_mean=log_mean,
+    empty_cache=lambda n: None,
+  )  # fmt: skip
+  network.given = lambda batch: network
+  keys, how = drawing.example_keys(0, 0, 2), (100, 1.0, 1.0, Sampling(sampler))
+  draws = (
+    lambda: drawing.make_draw(network, *how)((), keys, np.zeros(2, np.int32)),
+    lambda: next(drawing.make_stream(network, np.zeros(0, np.int32), *how)((), keys)),
+  )
+  for draw in draws:
+    drawn = np.asarray(draw())
+    jax.effects_barrier()
+    assert drawn.shape == (2, 6) and drawn.max() < 3
+    # A callback comes for each of the two examples, which have six tokens.
+    assert 0 < len(calls) <= 2 * 2 * 6
+    calls.clear()

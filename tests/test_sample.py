@@ -299,7 +299,8 @@ def test_a_student_that_is_drawn_in_a_way_of_its_own_takes_no_sampler(run_on, ca
   config.distill.method = "dimo"
   workdir = run_on(config)
   (workdir / "distill").mkdir()
-  refuses(capsys, "a student of dimo is drawn in a way", f"--workdir={workdir}", "--sampler=p2")
+  for how in ("--sampler=p2", "--grid=cosine", "--last_step=greedy"):
+    refuses(capsys, "a student of dimo is drawn in a way", f"--workdir={workdir}", how)
   with pytest.raises(AssertionError, match="went on"):
     sample.main([f"--workdir={workdir}", "--model=teacher", "--sampler=p2"])
 

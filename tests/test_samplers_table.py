@@ -38,7 +38,7 @@ def table(tmp_path, monkeypatch):
   return run
 
 
-def test_a_table_of_samplers(table, monkeypatch):
+def test_a_table_of_samplers(table, monkeypatch, tmp_path):
   rows, cells = table("--samplers=ancestral;Ψ;entropy-bounded", "--nfe=2,4")
   for name in ("ancestral", "Ψ", "entropy-bounded"):
     for nfe in (2, 4):
@@ -61,9 +61,12 @@ def test_a_table_of_samplers(table, monkeypatch):
   # What is complete is not drawn again.
   monkeypatch.setattr(samplers.Bench, "draw", None)
   assert table("--samplers=ancestral;Ψ;entropy-bounded", "--nfe=2,4") == (rows, cells)
-  # Of fewer samples, or another model, it is.
+  # Of fewer samples, by other samplers, or of another model, it is.
   with pytest.raises(TypeError, match="NoneType"):
     table("--samplers=ancestral", "--nfe=2", "--num=30")
+  with monkeypatch.context() as patch, pytest.raises(TypeError, match="NoneType"):
+    patch.setattr(samplers, "_SOURCES", tmp_path)  # no source at all
+    table("--samplers=ancestral", "--nfe=2")
   other = samplers.load(None)._replace(identity="retrained")
   monkeypatch.setattr(samplers, "load", lambda args: other)
   with pytest.raises(TypeError, match="NoneType"):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dmmd_jax.diffusion.processes import Process, expand
-from dmmd_jax.diffusion.samplers.revealing import ranks
+from dmmd_jax.diffusion.samplers.revealing import ALIKE, ranks
 from dmmd_jax.diffusion.samplers.sampler import Moment, Reading, Sampler
 from dmmd_jax.diffusion.schedules import Schedule
 from dmmd_jax.rules import Choice, Real, setting
@@ -150,7 +150,8 @@ class P2(Sampler):
 
   def step(self, process: Process, m: Moment, reading: Reading, memory: Any) -> tuple:
     masked = process.active(m.z)
-    score = jnp.where(masked, 1.0, self.eta) * reading.log_prob
+    # Of what is alike the masks stay masks.
+    score = jnp.where(masked, reading.log_prob, self.eta * reading.log_prob + ALIKE)
     number = jnp.round(process.schedule.beta(m.s) * m.is_free.sum(1)).astype(int)
     is_low = m.is_free & (ranks(m.key, score, ~m.is_free) < number[:, None])
     revealed = jnp.where(masked, reading.x, m.z)

@@ -15,7 +15,7 @@ from dmmd_jax.diffusion.samplers.sampler import Moment, Reading, Sampler
 from dmmd_jax.rules import Choice, Real, Whole, setting
 
 # Scores that are nearer to each other than this are alike: far above what rounding makes of them.
-_ALIKE = 1e-4
+ALIKE = 1e-4
 
 
 def ranks(key: jax.Array, scores: jax.Array, *before: jax.Array) -> jax.Array:
@@ -25,7 +25,7 @@ def ranks(key: jax.Array, scores: jax.Array, *before: jax.Array) -> jax.Array:
   Positions of which nothing is known yet have one score but for rounding, which must not decide:
   it is another one on another machine.
   """
-  scores += _ALIKE * jax.random.uniform(key, scores.shape)
+  scores += ALIKE * jax.random.uniform(key, scores.shape)
   return jnp.argsort(jnp.lexsort((scores, *before), axis=-1), axis=-1)
 
 
@@ -133,6 +133,7 @@ class EntropyBounded(Revealing):
   )
 
   is_adaptive = True
+  stops_early = True
 
   def needs(self, process: Process, m: Moment, memory: Any) -> jax.Array:
     return process.active(m.z).any(1)
@@ -141,8 +142,7 @@ class EntropyBounded(Revealing):
     masked = process.active(m.z)
     candidates = self.candidates(masked)
     rank = ranks(m.key, reading.entropy, ~candidates)
-    order = jnp.argsort(rank, axis=-1)
-    entropies = jnp.take_along_axis(reading.entropy, order, -1)
+    entropies = jnp.sort(jnp.where(candidates, reading.entropy, jnp.inf), axis=-1)
     # The largest of the k first is the last of them.
     others = jnp.cumsum(entropies, -1) - entropies
     is_bounded = jnp.take_along_axis(others <= self.gamma, rank, -1) | (rank == 0)
@@ -160,6 +160,7 @@ class Threshold(Revealing):
   threshold: float = setting(0.9, Real("(0, 1]"), "The probability of a token that is revealed.")
 
   is_adaptive = True
+  stops_early = True
 
   @property
   def reads(self) -> tuple[str, ...]:

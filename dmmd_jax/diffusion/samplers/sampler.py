@@ -86,6 +86,8 @@ class Sampler:
 
   processes = ("masked",)
   is_adaptive = False
+  # Whether that is by the prediction: complete before the last step, and masked as no time says.
+  stops_early = False
 
   @property
   def reads(self) -> tuple[str, ...]:
@@ -101,6 +103,14 @@ class Sampler:
     """The time of the process at a time of the grid."""
     del schedule
     return t
+
+  def asked_at(self, process: Process, m: Moment) -> jax.Array:
+    """The times `[B]` that a network is told: where `m.z` would be as it has seen in training."""
+    if not self.stops_early:
+      return m.t
+    # No time at which nothing is masked: some networks have its logarithm.
+    share = jnp.maximum(process.active(m.z).mean(1), 1 / m.z.shape[1])
+    return process.schedule.time_at(share)
 
   def start(self, process: Process, z: jax.Array, t: jax.Array) -> Any:
     """What it remembers from step to step, from states `[B, N]` at the first time."""

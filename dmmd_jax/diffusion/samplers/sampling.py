@@ -78,11 +78,16 @@ class _State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """A sampler on a grid of times; at the last step it may take the likeliest tokens."""
+  """A sampler on a grid of times; at the last step it may take the likeliest tokens.
+
+  Within a `vmap` over batches, evaluations are left out where none of them needs one if `beside` is
+  the name of its axis.
+  """
 
   sampler: Sampler = Ancestral()
   grid: Even = Even()
   ends_greedily: bool = False
+  beside: str = ""
 
   def __call__(
     self,
@@ -161,7 +166,7 @@ class Sampling:
     greedy = sampler.is_greedy or (is_last if self.ends_greedily else False)
 
     def evaluate():
-      log_x = predict(z, t, predict_key)
+      log_x = predict(z, sampler.asked_at(process, moment), predict_key)
       read_position = functools.partial(reading, greedy=greedy)
       found = map_positions(read_position, log_x, uniforms(x_key, z.shape))
       mean_entropy = mean_where(found.entropy, process.active(z))
@@ -173,7 +178,9 @@ class Sampling:
     if not sampler.is_adaptive:
       return _State(*evaluate(), state.spent, state.evaluations)
     needed = sampler.needs(process, moment, state.memory)
-    changed = jax.lax.cond(needed.any(), evaluate, lambda: (z, state.memory, state.entropy))
+    # Under `vmap` it is to stay one branch, not a choice between the results of both.
+    among = jax.lax.pmax(needed.any().astype(int), self.beside) if self.beside else needed.any()
+    changed = jax.lax.cond(among > 0, evaluate, lambda: (z, state.memory, state.entropy))
     return _State(*changed, state.spent + needed, state.evaluations + needed.any())
 
 

@@ -10,20 +10,24 @@ from dmmd_jax.data import toy
 from dmmd_jax.diffusion import processes, registry
 from dmmd_jax.diffusion.samplers import Sampling, grids
 from dmmd_jax.diffusion.samplers.remasking import ReMDM
+from dmmd_jax.diffusion.samplers.revealing import Confidence
 
 PROBS = np.array([0.6, 0.3, 0.1])
 ONE = toy.Mixture(np.array([1.0]), PROBS[None, None])
 PROCESSES = {
   "masked": processes.Masked(3),
   "uniform": processes.Uniform(3),
+  "marginal": processes.Marginal(3, probs=(0.2, 0.3, 0.5)),
 }
-VARIANTS = {"remdm": [ReMDM(variant, 0.5) for variant in ("cap", "conf", "loop")]}
+VARIANTS = {
+  "confidence": [Confidence(score=score) for score in ("probability", "margin", "entropy")],
+  "remdm": [ReMDM(variant, 0.5) for variant in ("cap", "rescale", "conf", "loop")],
+}
 CASES = [
   (sampler, process)
   for name in registry.SAMPLERS
   for sampler in VARIANTS.get(name, [registry.find(name)()])
   for process in sampler.processes
-  if process in ("masked", "uniform")
 ]
 
 
@@ -39,10 +43,10 @@ def test_one_token_follows_the_data_in_any_number_of_steps(sampler, process):
     assert ((counts - n * PROBS) ** 2 / (n * PROBS)).sum() < 18.4  # 1 in 10,000
 
 
-@pytest.mark.parametrize("name", ["entropy_bounded", "remdm"])
+@pytest.mark.parametrize("name", registry.SAMPLERS)
 def test_eight_devices_draw_what_one_draws(name):
-  """Of predictions that are the same to the last bit, and no two positions alike."""
-  settings = {"remdm": {"variant": "conf"}}.get(name, {})
+  """Of predictions that are the same to the last bit."""
+  settings = {"remdm": {"variant": "conf"}, "confidence": {"choice_temperature": 1.0}}.get(name, {})
   sampling, process = Sampling(registry.find(name)(**settings)), processes.Masked(6)
   table = np.random.default_rng(0).normal(0, 2, (10, 7, 6)).astype(np.float32)
   mesh = parallel.make_mesh()

@@ -11,7 +11,7 @@ from dmmd_jax.diffusion.categorical import uniforms
 from dmmd_jax.diffusion.samplers import Sampling
 from dmmd_jax.diffusion.samplers.ancestral import Ancestral
 from dmmd_jax.diffusion.samplers.remasking import P2, Psi, ReMDM, remasking_probabilities
-from dmmd_jax.diffusion.samplers.sampler import Moment, read
+from dmmd_jax.diffusion.samplers.sampler import Moment, Reading, read
 from tests import enumeration
 from tests.diffusion.samplers.steps import (
   B,
@@ -166,3 +166,13 @@ def test_path_planning_masks_the_least_probable_of_all_free_tokens():
     expected[low] = K
     np.testing.assert_array_equal(found[b], expected)
   assert masked_again > 5
+
+
+def test_p2_with_eta_0_masks_no_visible_token_however_probable_the_others_are():
+  z = jnp.where(jnp.arange(8) < 4, 0, K)
+  z, n = jnp.broadcast_to(z, (500, 8)), jnp.ones(500)
+  free = jnp.ones((500, 8), bool)
+  moment = Moment(z, 0.5 * n, 0.25 * n, free, jnp.asarray(False), jax.random.key(0))
+  reading = Reading(jnp.ones((500, 8), int), jnp.zeros((500, 8)), jnp.full((500, 8), -5e-5))
+  found, _ = take(P2(eta=0.0), moment, reading)
+  assert (found[:, :4] == 0).all() and ((found == K).sum(1) == 2).all()

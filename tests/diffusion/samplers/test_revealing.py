@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmmd_jax.diffusion import processes
+from dmmd_jax.diffusion import processes, schedules
 from dmmd_jax.diffusion.samplers import Sampling
 from dmmd_jax.diffusion.samplers.remasking import P2
 from dmmd_jax.diffusion.samplers.revealing import Confidence, EntropyBounded, Threshold
@@ -49,6 +49,14 @@ def test_noise_on_the_order_grows_with_its_temperature_and_the_time():
     found, _ = take(sampler, m, reading, sampler.start(MASKED, m.z, m.t))
     return (found[np.arange(B), best] != K)[1:].mean()
 
+  def order(key):
+    alike = reading._replace(log_prob=jnp.full((B, N), -1.0))
+    moment = m._replace(z=jnp.full((B, N), K), t=jnp.ones(B), s=jnp.full(B, 0.5), key=key)
+    sampler = Confidence(choice_temperature=1.0)
+    return take(sampler, moment, alike, sampler.start(MASKED, moment.z, moment.t))[0] == K
+
+  first, second = order(jax.random.key(1)), order(jax.random.key(2))
+  assert len(np.unique(first, axis=0)) > 10 and (first == second).all(1).mean() < 0.2
   plain, hot = share_of_best(0.0, m), share_of_best(100.0, m)
   late = share_of_best(1.0, m._replace(t=m.t * 1e-3, s=m.t * 5e-4))
   assert plain > 0.8 and hot < plain - 0.15 and late == plain
@@ -71,14 +79,16 @@ def test_rounding_decides_nothing_between_positions_that_are_alike(sampler):
   m = m._replace(z=jnp.full((B, N), K), is_free=jnp.ones((B, N), bool), t=jnp.ones(B))
   m = m._replace(s=jnp.full(B, 0.6))
 
-  def step(seed):
+  def step(seed, key=m.key):
     noise = 1e-6 * np.random.default_rng(seed).normal(size=(3, B, N)).astype(np.float32)
     reading = Reading(jnp.zeros((B, N), int), 0.7 + noise[0], -1.2 + noise[1], 0.03 + noise[2])
-    return take(sampler, m, reading, sampler.start(MASKED, m.z, m.t))[0] == 0
+    moment = m._replace(key=key)
+    return take(sampler, moment, reading, sampler.start(MASKED, m.z, m.t))[0] == 0
 
   here, there = step(1), step(2)
   assert here.sum(1).min() > 0 and here.sum(1).max() < N
   assert (here == there).all(1).mean() > 0.9  # 1e-6 may part two draws now and then
+  assert (here == step(1, jax.random.key(9))).all(1).mean() < 0.5
   # Each position is as likely as any other: 60 examples have a standard error of 0.06.
   np.testing.assert_allclose(here.mean(0), here.mean(), atol=0.25)
 
@@ -114,8 +124,37 @@ def test_a_threshold_reveals_all_above_it_and_at_least_the_best(block):
     chosen.append(order[:1] + [d for d in order[1:] if p[b, d] >= 0.5])
   np.testing.assert_array_equal(found, revealed(m, reading, chosen))
   assert any(p[b, positions[0]] < 0.5 for b, positions in enumerate(chosen) if positions)
+  assert (np.asarray(sampler.needs(MASKED, m, ())) == (z == K).any(1)).all()
   last, _ = take(sampler, m._replace(is_last=jnp.asarray(True)), reading)
   np.testing.assert_array_equal(last, np.where(z == K, reading.x, z))
+
+
+@pytest.mark.parametrize(("gamma", "number"), [(0.0, 5), (6e-5, 6)])
+def test_entropies_that_are_alike_are_bounded_as_they_are(gamma, number):
+  m, reading = make_case(share=1.0)
+  m = m._replace(z=jnp.full((B, N), K), is_free=jnp.ones((B, N), bool))
+  reading = reading._replace(
+    entropy=jnp.broadcast_to(jnp.where(jnp.arange(N) < 4, 0, 5e-5), (B, N))
+  )
+  found, _ = take(EntropyBounded(gamma=gamma), m, reading)
+  assert ((found != K).sum(1) == number).all()
+
+
+@pytest.mark.parametrize("nfe", [8, 50])
+def test_a_network_is_told_where_the_masks_are_not_how_many_steps_there_may_be(nfe):
+  """One token a step, each of the eighths of its sequence that were masked when it was drawn."""
+  process = processes.Masked(9, schedules.Cosine())
+
+  def predict(z, t, key):
+    category = jnp.round(8 * process.schedule.beta(t)).astype(int)
+    certain = jnp.log(0.9 * jax.nn.one_hot(category, 9) + 0.1 / 9)
+    return jnp.broadcast_to(certain[:, None], (*z.shape, 9))
+
+  for sampler in (Threshold(threshold=1.0, tokens="likeliest"), EntropyBounded(gamma=1e-3)):
+    drawn = Sampling(sampler)(predict, process, jax.random.key(0), (400, 8), nfe)
+    counts = [(np.asarray(drawn.tokens) == i).sum() / 400 for i in range(9)]
+    np.testing.assert_allclose(counts[1:], 1.0, atol=0.2)
+    assert (drawn.spent == 8).all() and counts[0] < 0.2
 
 
 def test_a_whole_decoding_is_that_of_a_plain_version_and_says_what_it_spent():

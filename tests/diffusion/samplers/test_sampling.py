@@ -94,6 +94,7 @@ def test_every_sampler_tempers_truncates_and_by_default_does_neither(sampler):
     assert samples.tokens.shape == (5000, 4) and samples.tokens.dtype == jnp.int32
     for column in np.asarray(samples.tokens).T:
       np.testing.assert_allclose(np.bincount(column, minlength=3) / 5000, law, atol=0.03)
+  assert (changed.tokens > 0).all()
   # Positions are drawn independently of each other.
   same = (plain.tokens[:, :1] == plain.tokens[:, 1:]).mean(0)
   np.testing.assert_allclose(same, (FIXED**2).sum(), atol=0.03)
@@ -154,6 +155,18 @@ def test_blocks_are_drawn_by_any_sampler_and_say_what_they_spent():
   drawn = jax.jit(lambda key: draw(key, (7, 6), 3, 5, draw=sampling))(jax.random.key(0))
   assert drawn.spent.tolist() == [2.0] * 7 and drawn.tokens.max() < 3
   np.testing.assert_allclose(drawn.entropy, ENTROPY, rtol=1e-4)
+
+
+def test_what_blocks_of_unequal_need_spend_is_their_mean():
+  """The first block is certain and takes one evaluation, the others one a token."""
+  flat, certain = jnp.log(jnp.full(3, 1 / 3)), jnp.log(jnp.array([1.0, 1e-9, 1e-9]))
+  predict = lambda memory, start, z, *_: jnp.broadcast_to(
+    jnp.where(start == 0, certain, flat), (*z.shape, 3)
+  )
+  args = processes.Masked(3), jax.random.key(0), (4, 6), 3, 5
+  sampling = Sampling(EntropyBounded(gamma=0.01))
+  drawn = sample_blocks(predict, lambda memory, start, x: memory, None, *args, draw=sampling)
+  np.testing.assert_allclose(drawn.spent, (1 + 2 + 2) / 3)
 
 
 @pytest.mark.parametrize("process", [processes.Masked(3), processes.Uniform(3)])
