@@ -7,6 +7,7 @@ import pytest
 
 from dmmd_jax.data import toy
 from dmmd_jax.diffusion import processes
+from dmmd_jax.diffusion.categorical import uniforms
 from dmmd_jax.diffusion.samplers import (
   Prompt,
   Sampling,
@@ -272,3 +273,27 @@ def test_a_prompt_is_corrupted_for_a_process_without_masks():
   jax.effects_barrier()
   np.testing.assert_allclose(seen, [0.2, 0.4, 0.6, 0.8], atol=0.05)
   assert (x[0, :1500] == 4).all() and 0.1 < (x[0, 1500:] == 4).mean() < 0.3
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_the_noise_of_a_prediction_is_not_that_of_its_tokens(column):
+  """Which half of four categories it says is drawn as tokens are, but from another key."""
+
+  def predict(z, t, key):
+    first = uniforms(key, z.shape)[..., column, None] < 0.5
+    law = jnp.where(first, jnp.array([0.5, 0.5, 0, 0]), jnp.array([0, 0, 0.5, 0.5]))
+    return jnp.log(jnp.maximum(law, 1e-30))
+
+  x = ancestral_sample(predict, processes.Masked(4), jax.random.key(0), (1, 10_000), 1).tokens
+  np.testing.assert_allclose(np.bincount(x[0]) / 10_000, 0.25, atol=0.02)
+
+
+def test_a_prompt_is_none_of_the_tokens_that_a_schedule_counts():
+  known = jnp.arange(8) < 4
+  prompt = Prompt(jnp.zeros((1, 8), int), known[None])
+  predict = lambda z, t, key: jnp.broadcast_to(jnp.log(FIXED), (*z.shape, 3))
+  for sampler in (P2(eta=0.0), Confidence()):
+    drawn = Sampling(sampler)(
+      predict, processes.Masked(3), jax.random.key(0), (50, 8), 2, with_path=True, prompt=prompt
+    )
+    assert ((drawn.path[1] == 3).sum(1) == 2).all() and (drawn.tokens[:, :4] == 0).all()
