@@ -35,6 +35,10 @@ DIMO = {"distill__method": "dimo", "distill__student_nfe": 1, "distill__noise": 
       "the student's sampler, grid and last step are ('remdm', 'even', 'drawn'); a student of dimo",
     ),
     (
+      make(evaluate__sampler="remdm", evaluate__remdm={"variant": "conf", "eta": 0.5}),
+      "remdm.eta is 0.5 and remdm.variant 'conf', which has none",
+    ),
+    (
       make(evaluate__sampler="threshold", evaluate__last_step="greedy"),
       "the sampler is 'threshold' and last_step 'greedy'; it is complete before its last step",
     ),

@@ -91,6 +91,10 @@ class ReMDM(Sampler):
       memory = jnp.where(is_revealed, jnp.exp(reading.log_prob), memory)
     return z_s, memory
 
+  def problems(self, config: Any, shape: tuple[int, ...]) -> Iterator[str]:
+    if self.variant == "conf" and self.eta != ReMDM.eta:
+      yield f"remdm.eta is {self.eta} and remdm.variant 'conf', which has none: leave it out"
+
 
 @dataclasses.dataclass(frozen=True)
 class Psi(Sampler):
