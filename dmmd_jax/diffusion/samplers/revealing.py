@@ -1,6 +1,6 @@
 """Masks are lifted in an order that the predictions decide; a token that is revealed stays.
 
-Which of two positions goes first that are alike is drawn.
+Of two positions that are alike the first is drawn.
 """
 
 import dataclasses

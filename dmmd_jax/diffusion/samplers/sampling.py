@@ -87,7 +87,7 @@ class Sampling:
   sampler: Sampler = Ancestral()
   grid: Even = Even()
   ends_greedily: bool = False
-  beside: str = ""
+  beside: str = dataclasses.field(default="", repr=False)
 
   def __call__(
     self,
@@ -179,8 +179,9 @@ class Sampling:
       return _State(*evaluate(), state.spent, state.evaluations)
     needed = sampler.needs(process, moment, state.memory)
     # Under `vmap` it is to stay one branch, not a choice between the results of both.
-    among = jax.lax.pmax(needed.any().astype(int), self.beside) if self.beside else needed.any()
-    changed = jax.lax.cond(among > 0, evaluate, lambda: (z, state.memory, state.entropy))
+    number = needed.sum()
+    number = jax.lax.psum(number, self.beside) if self.beside else number
+    changed = jax.lax.cond(number > 0, evaluate, lambda: (z, state.memory, state.entropy))
     return _State(*changed, state.spent + needed, state.evaluations + needed.any())
 
 
