@@ -88,13 +88,19 @@ def check_sampler(
 def require_common_sampler(
   method: str, sampler: str, grid: str = "even", last_step: str = "drawn"
 ) -> None:
-  """Raises `ConfigError` for a sampler of a student whose method brings its own."""
-  found, common = (sampler, grid, last_step), ("ancestral", "even", "drawn")
-  require(
-    found == common or not hasattr(registry.find(method), "sample"),
-    f"the student's sampler, grid and last step are {shown(found)}; a student of {method} is drawn"
-    f" in a way of its own: leave them at {shown(common)}",
+  """Raises `ConfigError` for a sampler, grid or last step where the method brings its own."""
+  has_own = hasattr(registry.find(method), "sample")
+  found = (
+    ("sampler", sampler, "ancestral"),
+    ("grid", grid, "even"),
+    ("last step", last_step, "drawn"),
   )
+  for name, value, common in found:
+    require(
+      value == common or not has_own,
+      f"the student's {name} is {shown(value)}; a student of {method} is drawn in a way of its own:"
+      f" leave it at {common}",
+    )
 
 
 def _samplers(config: ConfigDict) -> dict[str, str]:

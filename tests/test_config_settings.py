@@ -32,7 +32,7 @@ DIMO = {"distill__method": "dimo", "distill__student_nfe": 1, "distill__noise": 
     (make(evaluate__student_sampler="p2", **UNIFORM), "the sampler is 'p2' and process.name is"),
     (
       make(evaluate__student_sampler="remdm", **DIMO),
-      "the student's sampler, grid and last step are ('remdm', 'even', 'drawn'); a student of dimo",
+      "the student's sampler is 'remdm'; a student of dimo is drawn in a way of its own",
     ),
     (
       make(evaluate__sampler="remdm", evaluate__remdm={"variant": "conf", "eta": 0.5}),

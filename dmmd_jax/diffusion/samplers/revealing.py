@@ -23,7 +23,7 @@ def ranks(key: jax.Array, scores: jax.Array, *before: jax.Array) -> jax.Array:
 
   `before` are keys `[B, N]` that come first, the last of them first of all, as in `jnp.lexsort`.
   Positions of which nothing is known yet have one score but for rounding, which must not decide:
-  it is another one on another machine.
+  it is another in each program.
   """
   scores += ALIKE * jax.random.uniform(key, scores.shape)
   return jnp.argsort(jnp.lexsort((scores, *before), axis=-1), axis=-1)

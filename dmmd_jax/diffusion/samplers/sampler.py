@@ -86,7 +86,7 @@ class Sampler:
 
   processes = ("masked",)
   is_adaptive = False
-  # Whether that is by the prediction: complete before the last step, and masked as no time says.
+  # Whether predictions decide it: complete before the last step, and masked as no grid says.
   stops_early = False
 
   @property
@@ -105,12 +105,12 @@ class Sampler:
     return t
 
   def asked_at(self, process: Process, m: Moment) -> jax.Array:
-    """The times `[B]` that a network is told: where `m.z` would be as it has seen in training."""
+    """The times `[B]` that a network is told: where as many are masked, of those not given."""
     if not self.stops_early:
       return m.t
+    share = process.active(m.z).sum(1) / jnp.maximum(m.is_free.sum(1), 1)
     # No time at which nothing is masked: some networks have its logarithm.
-    share = jnp.maximum(process.active(m.z).mean(1), 1 / m.z.shape[1])
-    return process.schedule.time_at(share)
+    return process.schedule.time_at(jnp.maximum(share, 1 / m.z.shape[1]))
 
   def start(self, process: Process, z: jax.Array, t: jax.Array) -> Any:
     """What it remembers from step to step, from states `[B, N]` at the first time."""

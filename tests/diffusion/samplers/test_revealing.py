@@ -11,7 +11,7 @@ from dmmd_jax.diffusion import processes, schedules
 from dmmd_jax.diffusion.samplers import Sampling
 from dmmd_jax.diffusion.samplers.remasking import P2
 from dmmd_jax.diffusion.samplers.revealing import Confidence, EntropyBounded, Threshold
-from dmmd_jax.diffusion.samplers.sampler import Reading
+from dmmd_jax.diffusion.samplers.sampler import Moment, Reading
 from tests.diffusion.samplers.steps import MASKED, B, K, N, make_case, revealed, take
 
 
@@ -155,6 +155,12 @@ def test_a_network_is_told_where_the_masks_are_not_how_many_steps_there_may_be(n
     counts = [(np.asarray(drawn.tokens) == i).sum() / 400 for i in range(9)]
     np.testing.assert_allclose(counts[1:], 1.0, atol=0.2)
     assert (drawn.spent == 8).all() and counts[0] < 0.2
+  # Of a prompt of four tokens and four others, of which two are masked.
+  z, is_free = jnp.array([4 * [0] + [1, 1, 9, 9]]), jnp.arange(8)[None] >= 4
+  moment = Moment(z, jnp.ones(1), jnp.zeros(1), is_free, jnp.asarray(False), jax.random.key(0))
+  times = [sampler.asked_at(process, moment) for sampler in (Threshold(), Confidence())]
+  np.testing.assert_allclose(process.schedule.beta(times[0]), 0.5, rtol=1e-5)
+  assert times[1] == 1.0
 
 
 def test_a_whole_decoding_is_that_of_a_plain_version_and_says_what_it_spent():
