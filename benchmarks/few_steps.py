@@ -97,7 +97,7 @@ def run(
     sys.executable, "-m", "dmmd_jax.main", f"--config={config}", f"--workdir={workdir}",
     "--config.phases=('distill','evaluate')", f"--config.distill.teacher_workdir={teacher}",
     f"--config.run.seed={seed}", f"--config.evaluate.student_nfe={steps}",
-    f"--config.evaluate.split={split}", *extra,
+    f"--config.evaluate.split={split}", "--config.evaluate.brief=True", *extra,
   ]  # fmt: skip
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 

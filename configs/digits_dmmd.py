@@ -116,6 +116,7 @@ def get_config() -> ConfigDict:
   evaluate.teacher_temperature = 1.0
   evaluate.teacher_top_p = 1.0
   evaluate.teacher_guidance = 0.0
+  evaluate.brief = False
   return config
 
 

@@ -15,7 +15,7 @@ from dmmd_jax.report import tables as report_tables
 # What says what a token is: figures of runs that differ in it have nothing in common.
 _TOKENS = ("name", "shape", "alphabet", "length", "num_categories", "num_hidden")
 # Of the section `evaluate`: how many cells there are and how exact; and a place.
-_NO_DIFFERENCE = {"teacher_nfe", "student_nfe", "num_sample_batches", "inception"}
+_NO_DIFFERENCE = {"teacher_nfe", "student_nfe", "num_sample_batches", "inception", "brief"}
 # How models have sampled: other samplers are other models; and what runs of before had.
 _SAMPLED = {
   "sampler": "ancestral", "student_sampler": "ancestral", "grid": "even", "times": [],

@@ -36,6 +36,7 @@ ADDED = {
   "reference.optimizer.moments": "float32",
   "distill.student_optimizer.moments": "float32",
   "distill.auxiliary_optimizer.moments": "float32",
+  "evaluate.brief": False,
 }
 
 # Times are float32: a finer grid of them does not exist.
@@ -269,6 +270,10 @@ FIELDS: dict[str, Field] = {
     teacher_temperature=Field(_TEMPERATURE, "At which the teacher samples."),
     teacher_top_p=Field(Real("(0, 1]"), "As `distill.top_p`, when the teacher samples."),
     teacher_guidance=Field(Real("[0, 100]"), "As `distill.guidance`, when the teacher samples."),
+    brief=Field(
+      Flag(),
+      "Whether to leave out all but teacher and student: autoregressive model, likelihoods, film.",
+    ),
     inception=Field(
       Text(),
       "InceptionV3 of the FID literature, a file; without it distances use a classifier.",

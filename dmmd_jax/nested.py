@@ -5,6 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# Fields of sections that a record has whole.
+_WHOLE = {"num_steps", "learning_rate", "teacher_nfe"}
+
 
 def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
   """Fields in which two nested dicts differ, each as `name: before -> now`."""
@@ -55,7 +58,7 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
 def completed(value: Any, fields: dict[str, Any]) -> Any:
   """Nested dicts, however deep a config is in them, with `fields` that a section of it lacks.
 
-  One that another phase has recorded is not whole: it has neither `num_steps` nor `learning_rate`.
+  One that another phase has recorded is not whole: it has none of `_WHOLE`.
   """
   if not isinstance(value, dict):
     return value
@@ -63,7 +66,7 @@ def completed(value: Any, fields: dict[str, Any]) -> Any:
   for field, default in fields.items():
     *sections, last = field.split(".")
     found = _inside(value, sections)
-    if isinstance(found, dict) and found.keys() & {"num_steps", "learning_rate"}:
+    if isinstance(found, dict) and found.keys() & _WHOLE:
       found.setdefault(last, default)
   return value
 

@@ -170,7 +170,10 @@ def test_other_data_and_numbers_of_samples_are_said(two, tmp_path, capsys):
 
 def test_what_is_no_difference_is_not_said(two, tmp_path, capsys):
   config = digits(
-    evaluate__teacher_nfe=(1,), evaluate__num_sample_batches=9, network__dtype="bfloat16"
+    evaluate__teacher_nfe=(1,),
+    evaluate__num_sample_batches=9,
+    evaluate__brief=True,
+    network__dtype="bfloat16",
   )
   assert notes(capsys, two[0], run(tmp_path / "c", TEACHER, config)) == []
 

@@ -84,6 +84,23 @@ def test_one_command_trains_distils_and_measures_the_users_texts(trained):
     assert film.n_frames == 17
 
 
+def test_a_brief_evaluation_measures_teacher_and_student_alike(programs, home, trained, tmp_path):
+  shutil.copytree(trained[0], tmp_path / "run")
+  command = [
+    *AS_PRINTED, *SIZES, f"--config.dataset.path={home / 'texts'}", "--config.evaluate.brief=True",
+    "--config.phases=('evaluate',)", f"--workdir={tmp_path}/run",
+  ]  # fmt: skip
+  done = programs.run("dmmd_jax.main", command)
+  assert done.code == 0, done.err
+  full, brief = (
+    json.loads((path / "evaluate" / "results.json").read_text())
+    for path in (trained[0], tmp_path / "run")
+  )
+  assert brief["rows"] == [row for row in full["rows"] if row["model"] != "autoregressive"]
+  assert brief["bits_per_token"] == {}
+  assert not (tmp_path / "run" / "evaluate" / "film.gif").exists()
+
+
 def test_two_processes_measure_what_one_does(programs, home, trained, tmp_path):
   without = shutil.ignore_patterns("evaluate", "distill")  # a student is no other network
   shutil.copytree(trained[0], tmp_path / "run", ignore=without)

@@ -47,8 +47,10 @@ def run(
   measures = make_measures(dataset, language_model, load_fid(config, dataset, mesh))
   real_split, real = measure_real(config, dataset, measures)
   rows, seconds, samples = measure_models(config, models, dataset, measures, mesh)
-  bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
-  paths = film_paths(config, models, dataset, mesh)
+  bits, paths = {}, {}
+  if not config.evaluate.brief:
+    bits = likelihoods(config, models[0].params, dataset) if dataset.tokenizer else {}
+    paths = film_paths(config, models, dataset, mesh)
   digests = {m.name: digest(m.params) if jax.tree.leaves(m.params) else "" for m in models}
   if jax.process_index() > 0:
     return {}

@@ -48,7 +48,10 @@ class SampleBatches(NamedTuple):
 def make_models(
   config, sources: records.Sources, dataset, language_model, mesh: jax.sharding.Mesh
 ) -> list[Model]:
-  """The teacher, the student where there is one, and for text an autoregressive model."""
+  """The teacher, the student where there is one, and for text an autoregressive model.
+
+  The last not where `evaluate.brief` is set.
+  """
   c = config.evaluate
   denoiser = build.make_denoiser(config, dataset)
   guided = denoiser.guided(c.teacher_guidance)
@@ -73,7 +76,7 @@ def make_models(
     own_steps = num_steps(made_by.distill.student_nfe)
     model = Model("student", sample, params, steps, student.evaluations, own_steps)
     models.append(_answering(model, dataset))
-  if language_model and language_model.sample:
+  if language_model and language_model.sample and not c.brief:
     length = dataset.shape[0]
     sample = lambda params, key, shape, steps: language_model.sample(params, key, shape)
     models.append(Model("autoregressive", sample, language_model.params, (length,)))
