@@ -7,7 +7,7 @@ validation split, and writes `results.json` into `--out`. What is complete there
 
 import argparse
 
-from benchmarks import few_steps
+from benchmarks import students
 
 STEPS = (1, 2, 4)
 SCORE = "configs/digits_kernel.py"
@@ -29,12 +29,12 @@ VARIANTS = {
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  few_steps.add_arguments(parser, out="runs/ablation")
+  students.add_arguments(parser, out="runs/ablation")
   args = parser.parse_args()
   variants = {name: (str(i), *variant) for i, (name, variant) in enumerate(VARIANTS.items())}
-  results = few_steps.compare(variants, STEPS, args)
+  results = students.compare(variants, STEPS, args)
   metrics = ("frechet", "class_tv", "kernel_mmd")
-  few_steps.show(few_steps.summary(results, metrics, STEPS, args), args.out)
+  students.show(students.summary(results, metrics, STEPS, args), args.out)
 
 
 if __name__ == "__main__":

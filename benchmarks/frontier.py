@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from benchmarks import few_steps, tables
+from benchmarks import students, tables
 from dmmd_jax import cli, drawing, parallel, records
 from dmmd_jax.metrics.suites import Measures, make_measures
 from dmmd_jax.phases import build, reference
@@ -85,7 +85,7 @@ def frontier(args: argparse.Namespace, temperatures: tuple[float, ...]) -> Itera
         for seed, model in enumerate(models)
       ]
       for metric in METRICS:
-        mean, error = few_steps.mean_and_error(*np.array([seed[metric] for seed in seeds]).T)
+        mean, error = students.mean_and_error(*np.array([seed[metric] for seed in seeds]).T)
         cell = {"value": float(mean), "stderr": float(error)}
         yield {"model": name, "nfe": temperature, "metric": metric, **cell}
       print(f"{name}, temperature {temperature}: {metric} {mean:.4g}", flush=True)
@@ -137,7 +137,7 @@ def main() -> None:
     "made_by": made_by(f"{platform.machine()}, {os.cpu_count()} cores"),
     "rows": rows,
   }
-  few_steps.show(found, args.out)
+  students.show(found, args.out)
   plot(rows, args.out / "frontier.png")
 
 

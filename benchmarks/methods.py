@@ -26,7 +26,7 @@ from typing import Any
 
 from etils import epath
 
-from benchmarks import few_steps, search
+from benchmarks import search, students
 from dmmd_jax import config as config_checks
 from dmmd_jax import records
 from dmmd_jax.distillation import registry
@@ -55,11 +55,11 @@ DATA = {
     # Methods whose student becomes the teacher need one that is a network.
     ("--config.distill.teacher=network",),
   ),
-  "digits": Data("digits", few_steps.METRICS["digits"]),
+  "digits": Data("digits", students.METRICS["digits"]),
   "text": Data(
     "text",
-    few_steps.METRICS["text"],
-    (f"--config.reference.workdir={few_steps.TEACHER}",),
+    students.METRICS["text"],
+    (f"--config.reference.workdir={students.TEACHER}",),
     # As many as are drawn in a quarter of a minute.
     {"redi": ["--config.distill.redi.num_pairs=500"]},
   ),
@@ -94,7 +94,7 @@ def config_of(method: str, data: Data) -> str:
 
 def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   """Config and overrides of a method on this data. Raises `ConfigError` for what it cannot do."""
-  teacher = records.find_model(epath.Path(few_steps.teachers_of(args)[0]), "teacher").config
+  teacher = records.find_model(epath.Path(students.teachers_of(args)[0]), "teacher").config
   is_masked = teacher.process.name == "masked"
   found = [
     f"--config={config_of(method, data)}",
@@ -142,7 +142,7 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
 def chosen_rows(
   method: str, flags: list[str], data: Data, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-  """What a method was trained with, and what that costs, as rows of `few_steps.show`."""
+  """What a method was trained with, and what that costs, as rows of `students.show`."""
   distill = search.load(flags).distill
   unchanged = search.load(settings(method, data, args)).distill.student_optimizer.learning_rate
   found = {
@@ -167,7 +167,7 @@ def main() -> None:
   parser.add_argument("--rates", default=RATES, help="in those of the config, to choose from")
   parser.add_argument("--ranks", default=RANKS, help="to choose from; 0 trains whole networks")
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
-  few_steps.add_arguments(parser, out="runs/methods")
+  students.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
   for word in args.extra:
@@ -179,7 +179,7 @@ def main() -> None:
       chosen = ready(method, data, args)
       variant = search.folder(method, chosen, args), *search.split(chosen)
       teacher_steps = STEPS[:1] if results else STEPS
-      results |= few_steps.compare({method: variant}, STEPS, args, teacher_steps)
+      results |= students.compare({method: variant}, STEPS, args, teacher_steps)
       chosen_with += chosen_rows(method, chosen, data, args)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
@@ -189,10 +189,10 @@ def main() -> None:
       print(f"{method}: diverges at what was chosen in half of the time", flush=True)
   if not results:
     parser.exit(1, "no method has a student\n")
-  found = few_steps.summary(results, data.metrics, STEPS, args)
-  few_steps.show(found | {"rows": found["rows"] + chosen_with}, args.out)
+  found = students.summary(results, data.metrics, STEPS, args)
+  students.show(found | {"rows": found["rows"] + chosen_with}, args.out)
   first = data.metrics[0]
-  few_steps.plot(few_steps.statistics(results, first, STEPS), first, args.out / "methods.png")
+  students.plot(students.statistics(results, first, STEPS), first, args.out / "methods.png")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import matplotlib
 import numpy as np
 from etils import epath
 
-from benchmarks import few_steps, tables
+from benchmarks import students, tables
 from dmmd_jax import config_file, records
 from dmmd_jax.diffusion import registry
 from dmmd_jax.diffusion.samplers import Sampling, grids
@@ -44,7 +44,7 @@ from dmmd_jax.versions import made_by
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-METRICS = few_steps.METRICS | {"hmm": ("pair_tv", "nll", "entropy")}
+METRICS = students.METRICS | {"hmm": ("pair_tv", "nll", "entropy")}
 # What cells depend on beside the model.
 _SOURCES = pathlib.Path(registry.__file__).parent
 # Steps that a sampler which stops by itself may take at most: enough for any of these data.
@@ -278,7 +278,7 @@ def main() -> None:
     "made_by": made_by(f"{platform.machine()}, {os.cpu_count()} cores"),
     "rows": rows,
   }
-  few_steps.show(found, args.out)
+  students.show(found, args.out)
   plot(rows, METRICS[args.data][:2], args.out / "samplers.png")
 
 

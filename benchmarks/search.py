@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from benchmarks import few_steps
+from benchmarks import students
 from benchmarks.steps import distill_programs
 from dmmd_jax import config as config_checks
 from dmmd_jax import config_file, config_settings, records
@@ -40,7 +40,7 @@ def load(flags: list[str]):
 
 
 def split(flags: list[str]) -> tuple[str, list[str]]:
-  """The config and all other flags, as `few_steps.compare` has them."""
+  """The config and all other flags, as `students.compare` has them."""
   return flags[0].removeprefix("--config="), flags[1:]
 
 
@@ -100,10 +100,10 @@ def folder(method: str, flags: list[str], args: argparse.Namespace) -> str:
   config = load(flags)
   config_settings.complete(config)
   digests = []
-  for teacher in few_steps.teachers_of(args):
+  for teacher in students.teachers_of(args):
     digests.append(records.find_model(epath.Path(teacher), "teacher").digest)
     if reference := config.get("reference", {}).get("workdir"):  # by which text is measured
-      workdir = reference.replace(few_steps.TEACHER, str(teacher))
+      workdir = reference.replace(students.TEACHER, str(teacher))
       digests.append(records.find_model(epath.Path(workdir), "reference").digest)
   made_of = f"{config.to_json(sort_keys=True, default=str)} {digests}"
   return f"{method}/{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
@@ -128,7 +128,7 @@ def choose(
     try:
       flags = timed(*candidate, 30.0 * args.minutes)
       variant = f"search/{folder(method, flags, args)}", *split(flags)
-      (found,) = few_steps.compare({method: variant}, steps, search, steps[:1])[method]
+      (found,) = students.compare({method: variant}, steps, search, steps[:1])[method]
     except config_checks.ConfigError:
       return math.inf
     except subprocess.CalledProcessError as error:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import few_steps, methods, search
+from benchmarks import methods, search, students
 from dmmd_jax import config as checks
 from dmmd_jax import records
 from dmmd_jax.distillation import registry
@@ -84,7 +84,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     rows = zip(steps, values, strict=True)
     return {method: [{("student", "frechet", step): (value, 0.2, step) for step, value in rows}]}
 
-  monkeypatch.setattr(few_steps, "compare", compare)
+  monkeypatch.setattr(students, "compare", compare)
   args = argparse.Namespace(
     teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", minutes=1.0, out=tmp_path, seeds=3,
     split="held_out",
@@ -106,7 +106,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
 
 def test_one_batch_below_zero_can_be_chosen(monkeypatch):
   found = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in search.CHOSEN_AT}
-  monkeypatch.setattr(few_steps, "compare", lambda *_: {"dmmd": [found]})
+  monkeypatch.setattr(students, "compare", lambda *_: {"dmmd": [found]})
   monkeypatch.setattr(search, "folder", lambda *_: "dmmd")
   candidates = [([DIGITS], (1e9, 1.0)), ([DIGITS], (0.0, 0.1))]
   args = argparse.Namespace(teacher=["t"], minutes=1.0, seeds=3, split="held_out")
@@ -121,7 +121,7 @@ def test_what_diverges_is_not_chosen_and_what_fails_is_not_taken_for_it(code, mo
   def compare(*_):
     raise subprocess.CalledProcessError(code, "main")
 
-  monkeypatch.setattr(few_steps, "compare", compare)
+  monkeypatch.setattr(students, "compare", compare)
   monkeypatch.setattr(search, "folder", lambda *_: "dmmd")
   expected = checks.ConfigError if code == 3 else subprocess.CalledProcessError
   with pytest.raises(expected):
@@ -185,7 +185,7 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
   monkeypatch.setattr(methods, "ready", lambda *_: chosen)
   monkeypatch.setattr(methods, "settings", lambda *_: [DIGITS])
   monkeypatch.setattr(search, "folder", lambda *_: "x")
-  monkeypatch.setattr(few_steps, "compare", compare)
+  monkeypatch.setattr(students, "compare", compare)
   data = methods.Data("digits", ("frechet",))
   monkeypatch.setitem(methods.DATA, "digits", data)
   monkeypatch.setattr(

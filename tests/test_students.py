@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from benchmarks import few_steps
+from benchmarks import students
 
 
 def run(model, *cells):
@@ -21,7 +21,7 @@ RUNS = [
 
 
 def test_errors_over_seeds_are_never_below_those_of_a_cell():
-  found = few_steps.statistics({"method": RUNS, "other": RUNS[:1]}, "m", (1, 2))
+  found = students.statistics({"method": RUNS, "other": RUNS[:1]}, "m", (1, 2))
   # Seeds agree by chance: the root mean square of 0.3 and 0.4. They differ: 2/sqrt(2)/sqrt(2).
   np.testing.assert_allclose(found["method"], [[1.0, np.sqrt(0.125), 2], [2.0, 1.0, 4]])
   np.testing.assert_allclose(found["other"], [[1.0, 0.3, 2], [1.0, 0.1, 4]])
@@ -30,25 +30,25 @@ def test_errors_over_seeds_are_never_below_those_of_a_cell():
 
 def test_a_summary_says_what_its_errors_are():
   args = argparse.Namespace(split="validation", teacher=None)
-  found = few_steps.summary({"method": RUNS}, ("m",), (1, 2), args)
+  found = students.summary({"method": RUNS}, ("m",), (1, 2), args)
   last = {"model": "method", "metric": "m", "nfe": 4, "value": 2.0, "stderr": 1.0}
   assert found["rows"][-1] == last and len(found["rows"]) == 4
   assert found["caption"].startswith("2 seeds of one teacher, against the validation split")
   assert "fewer than three" in found["caption"]
   args = argparse.Namespace(split="held_out", teacher=["a", "b"])
-  three = few_steps.summary({"method": [*RUNS, RUNS[0]]}, ("m",), (1, 2), args)
+  three = students.summary({"method": [*RUNS, RUNS[0]]}, ("m",), (1, 2), args)
   assert three["caption"].startswith("3 seeds of 2 teachers, against the test split")
   assert "fewer" not in three["caption"]
 
 
 def test_seeds_take_teachers_by_turns(monkeypatch, tmp_path):
   calls = []
-  monkeypatch.setattr(few_steps, "run", lambda *args: calls.append(args))
-  monkeypatch.setattr(few_steps, "read", lambda workdir: workdir)
+  monkeypatch.setattr(students, "run", lambda *args: calls.append(args))
+  monkeypatch.setattr(students, "read", lambda workdir: workdir)
   args = argparse.Namespace(split="validation", teacher=["a", "b"], seeds=3, out=tmp_path)
   overrides = ["--config.reference.workdir=TEACHER", "--x=1"]
   variants = {"ours": ("folder", "config.py", overrides), "other": ("b", "config.py", [])}
-  found = few_steps.compare(variants, (1, 2), args)
+  found = students.compare(variants, (1, 2), args)
   assert found["ours"] == [tmp_path / "folder" / str(seed) for seed in range(3)]
   assert [call[2] for call in calls] == ["a", "a", "b", "b", "a", "a"]
   nfe = "--config.evaluate.teacher_nfe="
@@ -60,4 +60,4 @@ def test_comparisons_read_steps_and_errors(tmp_path):
   row = {"model": "student", "steps": 2, "nfe": 4, "metric": "fid", "value": 3.0, "stderr": None}
   (tmp_path / "evaluate").mkdir()
   (tmp_path / "evaluate" / "results.json").write_text(json.dumps({"rows": [row]}))
-  assert few_steps.read(tmp_path) == {("student", "fid", 2): (3.0, 0.0, 4)}
+  assert students.read(tmp_path) == {("student", "fid", 2): (3.0, 0.0, 4)}

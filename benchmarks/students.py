@@ -1,15 +1,9 @@
-"""Few-step students side by side: D-MMD, the kernel score, and both, over several seeds.
+"""Few-step students of one teacher over several seeds: distilled, evaluated, shown side by side.
 
-    python -m benchmarks.few_steps --teacher=runs/digits_dmmd --out=runs/few_steps
-    python -m benchmarks.few_steps --data=text --teacher=runs/text_dmmd --out=runs/text_few_steps
-
-distils a trained teacher with each method and seed (on two cores a minute a student of digits, five
-a student of text), evaluates, prints tables (mean over seeds, and the larger of its standard error
-and that of one cell), and writes `results.json` for `benchmarks.tables` and `few_steps.png` into
-`--out`. Several teachers (`--teacher=A --teacher=B`) are taken by turns, one a seed: the errors
+What comparisons have in common. A run is a process of its own, and one that is complete does
+nothing. Several teachers (`--teacher=A --teacher=B`) are taken by turns, one a seed: the errors
 then have what teachers differ in, too. To choose settings it measures on the validation split;
-`--split=held_out` is for the table of what was chosen. What is complete in `--out` is not run
-again. Arguments after `--` go to every run.
+`--split=held_out` is for the table of what was chosen.
 """
 
 import argparse
@@ -30,28 +24,11 @@ from dmmd_jax.versions import made_by
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# The config of each row, and what is set in it.
-METHODS = {
-  "digits": {
-    "D-MMD": ("digits_dmmd", []),
-    "D-MMD, rank 16": (
-      "digits_dmmd",
-      [
-        "--config.distill.lora_rank=16",
-        "--config.distill.student_optimizer.learning_rate=1.5e-3",
-      ],
-    ),
-    "kernel score": ("digits_kernel", []),
-    "both, rank 16": ("digits_dmmd_kernel", []),
-  },
-  "text": {"D-MMD": ("text_dmmd", []), "both": ("text_dmmd_kernel", [])},
-}
 # The first is drawn.
 METRICS = {
   "digits": ("frechet", "class_tv", "kernel_mmd", "entropy"),
   "text": ("gradient_moment", "perplexity", "unigram_entropy", "distinct_4", "repeated_4"),
 }
-STEPS = (1, 2, 4, 8, 16)
 # Stands in overrides for the workdir of the teacher.
 TEACHER = "TEACHER"
 
@@ -209,24 +186,3 @@ def plot(rows: dict[str, np.ndarray], metric: str, path: pathlib.Path) -> None:
   axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
   figure.tight_layout()
   figure.savefig(path, dpi=110)
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--data", choices=METHODS, default="digits")
-  add_arguments(parser, out="runs/few_steps")
-  parser.add_argument("extra", nargs="*")
-  args = parser.parse_args()
-  reference = [f"--config.reference.workdir={TEACHER}"] if args.data == "text" else []
-  variants = {
-    name: (name.replace(", ", "_"), f"configs/{config}.py", [*given, *reference, *args.extra])
-    for name, (config, given) in METHODS[args.data].items()
-  }
-  results = compare(variants, STEPS, args)
-  metrics = METRICS[args.data]
-  show(summary(results, metrics, STEPS, args), args.out)
-  plot(statistics(results, metrics[0], STEPS), metrics[0], args.out / "few_steps.png")
-
-
-if __name__ == "__main__":
-  main()
