@@ -80,12 +80,14 @@ def _reverse_log_rates(
   `(-alpha'/alpha) pi_j exp(u_j - u_i)`: nothing cancels when alpha or beta vanishes.
   """
   schedule, pi = process.schedule, process.stationary()
+  # What never occurs has the rate 0, whatever stands for its pi where it would divide.
+  log_pi, pi = jnp.log(jnp.maximum(pi, 1e-30)), jnp.where(pi > 0.0, pi, 1.0)
   alpha = schedule.alpha(t)
   ratio = expand(alpha / jnp.maximum(schedule.beta(t), 1e-12), x)
   u = jnp.log1p(ratio * x / pi)
   tilt = u - (u * jax.nn.one_hot(z_t, process.num_states)).sum(-1, keepdims=True)
   speed = -schedule.alpha_prime(t) / jnp.maximum(alpha, 1e-12)
-  return jnp.log(jnp.maximum(expand(speed, x), 1e-30)) + jnp.log(pi) + tilt, tilt
+  return jnp.log(jnp.maximum(expand(speed, x), 1e-30)) + log_pi + tilt, tilt
 
 
 @jax.named_scope("vocabulary")

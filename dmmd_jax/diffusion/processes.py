@@ -28,10 +28,18 @@ def spread(t: jax.Array, num_blocks: int, length: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """What all corruption processes share; a subclass says what `pi` is."""
+  """What all corruption processes share; a subclass says what `pi` is.
+
+  The last `num_unused` categories never occur, neither in data nor in noise.
+  """
 
   num_categories: int
   schedule: Schedule = Linear()
+  num_unused: int = 0
+
+  @property
+  def num_used(self) -> int:
+    return self.num_categories - self.num_unused
 
   @property
   def num_states(self) -> int:
@@ -186,35 +194,35 @@ class Uniform(Process):
   """Every category is equally likely at `t = 1`."""
 
   def stationary(self) -> jax.Array:
-    return jnp.full((self.num_categories,), 1.0 / self.num_categories)
+    return jnp.pad(jnp.full((self.num_used,), 1.0 / self.num_used), (0, self.num_unused))
 
   def stationary_at(self, z: jax.Array) -> jax.Array:
-    return jnp.full(z.shape, 1.0 / self.num_categories)
+    return jnp.full(z.shape, 1.0 / self.num_used)
 
   def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.randint(key, shape, 0, self.num_categories)
+    return jax.random.randint(key, shape, 0, self.num_used)
 
 
 @dataclasses.dataclass(frozen=True)
 class Marginal(Process):
-  """`pi` is any fixed, strictly positive distribution (USD3, arXiv 2402.03701).
+  """`pi` is any fixed distribution, strictly positive on what occurs (USD3, arXiv 2402.03701).
 
-  Raises `ValueError` unless `probs` are `num_categories` positive numbers; they are normalised.
+  Raises `ValueError` unless `probs` are `num_used` positive numbers; they are normalised.
   """
 
   probs: tuple[float, ...] = ()
 
   def __post_init__(self):
-    if len(self.probs) != self.num_categories or min(self.probs) <= 0.0:
+    if len(self.probs) != self.num_used or min(self.probs) <= 0.0:
       raise ValueError(
-        f"the marginal process needs {self.num_categories} positive probabilities, found"
+        f"the marginal process needs {self.num_used} positive probabilities, found"
         f" {len(self.probs)} of which the smallest is {min(self.probs, default=None)};"
         " smooth the histogram"
       )
 
   def stationary(self) -> jax.Array:
     probs = jnp.asarray(self.probs, float)
-    return probs / probs.sum()
+    return jnp.pad(probs / probs.sum(), (0, self.num_unused))
 
   def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.choice(key, self.num_categories, shape, p=self.stationary())
+    return jax.random.choice(key, self.num_used, shape, p=self.stationary()[: self.num_used])

@@ -1,6 +1,7 @@
 """Makes the parts of an experiment from its config."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,8 +126,8 @@ def make_process(config, dataset: Dataset) -> processes.Process:
   """The process of a config; a large vocabulary has categories that never occur at its end.
 
   They make their number a multiple of 128, for which a TPU has the better layouts, and which axes
-  of a mesh divide. A process that can go to any category has none but those of its network, such
-  as Duo's [PAD].
+  of a mesh divide. A uniform process of somebody else's network has none, and goes to all that the
+  network has, such as Duo's [PAD].
   """
   schedule = {
     "linear": schedules.Linear(),
@@ -138,13 +139,13 @@ def make_process(config, dataset: Dataset) -> processes.Process:
     rows = dataset.train[:: dataset.shape[0]] if dataset.tokenizer else dataset.train
     rows = random_rows(rows, _COUNTED)
     counts = np.bincount(rows.reshape(-1), minlength=dataset.num_categories) + 1.0
-    return processes.Marginal(
-      dataset.num_categories, schedule, probs=tuple((counts / counts.sum()).tolist())
-    )
+    make = functools.partial(processes.Marginal, probs=tuple((counts / counts.sum()).tolist()))
+  else:
+    make = {"masked": processes.Masked, "uniform": processes.Uniform}[config.process.name]
   num = config.network.get("vocab_size", dataset.num_categories)
-  if config.process.name == "uniform":
-    return processes.Uniform(num, schedule)
-  return processes.Masked(num if num < LARGE else -(-num // LANES) * LANES, schedule)
+  is_own = config.process.name == "masked" or "vocab_size" not in config.network
+  num_unused = -num % LANES if num >= LARGE and is_own else 0
+  return make(num + num_unused, schedule, num_unused)
 
 
 def make_network(

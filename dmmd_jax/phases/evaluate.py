@@ -178,7 +178,7 @@ def likelihoods(config, teacher_params, dataset) -> dict[str, tuple[float, float
   """Bits per token of the held-out split: the teacher's bound, and a trigram model to beat."""
   denoiser = build.make_denoiser(config, dataset)
   found, held_out = {}, random_rows(dataset.held_out, COMPARED)
-  if config.teacher.loss == "bound" or denoiser.process.num_states > dataset.num_categories:
+  if config.teacher.loss == "bound" or config.process.name == "masked":
     prompts = dataset.held_out_prompts
     prompts = None if prompts is None else random_rows(prompts, COMPARED)
     seed = config.run.seed + 3

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -285,3 +286,29 @@ def test_the_last_step_of_a_chain_ends_at_0_though_its_time_is_rounded():
   log_x_hat = np.log([[[0.2, 0.3, 0.5]]] * 2)
   found = discrete_bound(processes.Masked(3), target, log_x_hat, z, t, 10)
   np.testing.assert_allclose(found, [[-10 * np.log(0.3)]] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "process",
+  [processes.Uniform(K), processes.Marginal(K, probs=(0.5, 0.2, 0.3))],
+  ids=["uniform", "marginal"],
+)
+def test_categories_that_never_occur_change_no_loss(process):
+  """Nor a gradient, nor what `leave_one_out` predictions mean."""
+  rng = np.random.default_rng(0)
+  n, unused = 200, 2
+  wide = dataclasses.replace(process, num_categories=K + unused, num_unused=unused)
+  x, z, t = rng.integers(0, K, n), rng.integers(0, K, n), rng.uniform(0, 1, n)
+  logits = rng.normal(size=(n, K))
+  added = np.pad(logits, ((0, 0), (0, unused)), constant_values=-1e9)  # as networks have them
+  expected = _evaluate(process, np.eye(K)[x], logits, z, t)
+  found = _evaluate(wide, np.eye(K + unused)[x], added, z, t)
+  for name, (values, in_target, in_logits) in expected.items():
+    np.testing.assert_allclose(found[name][0], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(found[name][2][:, :K], in_logits, rtol=1e-4, atol=1e-5)
+    assert not np.any(found[name][2][:, K:]) and np.isfinite(found[name][1]).all()
+    np.testing.assert_allclose(found[name][1][:, :K], in_target, rtol=1e-4, atol=1e-5)
+  mean = wide.to_mean(jax.nn.log_softmax(added), z, t)
+  np.testing.assert_allclose(
+    jnp.exp(mean)[:, :K], jnp.exp(process.to_mean(jax.nn.log_softmax(logits), z, t)), rtol=1e-5
+  )

@@ -129,24 +129,29 @@ def test_without_the_weights_of_inception_one_line_says_what_is_measured_instead
 
 @pytest.mark.parametrize(
   ("name", "num", "expected"),
-  [("masked", 1030, 1152), ("masked", 900, 900), ("uniform", 1030, 1030)],
+  [("masked", 1030, 1152), ("masked", 900, 900), ("uniform", 1030, 1152), ("marginal", 1152, 1152)],
 )
-def test_large_vocabularies_of_masks_are_a_multiple_of_128(name, num, expected):
+def test_large_vocabularies_are_a_multiple_of_128(name, num, expected):
   config = coins_dmmd.get_config()
   config.process.name = name
   rows = np.zeros((20, 8), np.int32)
   denoiser = build.make_denoiser(config, Dataset(rows, rows, num))
   sizes = denoiser.module.config
   assert denoiser.process.num_categories == sizes.num_categories == expected
-  assert sizes.num_unused == expected - num
+  assert sizes.num_unused == denoiser.process.num_unused == expected - num
 
 
-def test_the_categories_at_the_end_of_a_large_vocabulary_never_occur():
+@pytest.mark.parametrize(
+  ("process", "loss"),
+  [("masked", "bound"), ("uniform", "bound"), ("uniform", "cross_entropy"), ("marginal", "bound")],
+)
+def test_the_categories_at_the_end_of_a_large_vocabulary_never_occur(process, loss):
   config, num = coins_dmmd.get_config(), 1030
   config.network.update({"width": 8, "depth": 1, "heads": 1})
+  config.process.name, config.teacher.loss = process, loss
   rows = np.random.default_rng(0).integers(0, num, (20, 8), np.int32)
   denoiser = build.make_denoiser(config, Dataset(rows, rows, num))
-  z, t = jnp.full((3, 8), denoiser.process.num_states - 1), jnp.ones(3)
+  z, t = denoiser.process.sample_prior(jax.random.key(2), (3, 8)), jnp.ones(3)
   loss = lambda params: teacher.teacher_loss(
     params, denoiser, config.teacher, Batch(rows), jax.random.key(1)
   )
@@ -163,3 +168,7 @@ def test_the_categories_at_the_end_of_a_large_vocabulary_never_occur():
   np.testing.assert_allclose(probs[..., :num], 1 / num, rtol=1e-4)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(losses))
   assert drawn.tokens.max() < num and np.isfinite(drawn.entropy)
+  noise = denoiser.process.corrupt(
+    jax.random.key(3), jnp.zeros((20_000, 8), jnp.int32), jnp.ones(1)
+  )
+  assert process == "masked" or noise.max() == num - 1
