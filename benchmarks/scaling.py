@@ -30,6 +30,7 @@ from dmmd_jax.versions import made_by
 
 _STEPS = ("--program=teacher", "--program=distill")
 _CIFAR, _OWT = "--config=configs/cifar_dmmd.py", "--config=configs/owt_dmmd.py"
+_OWT_UNIFORM = "--config=configs/owt_dmmd_uniform.py"
 _LLADA = "--config=configs/llada_dmmd.py"
 _JOINT = (
   "--program=distill", "--config.distill.updates=joint", "--config.run.mesh=(-1,16,4)",
@@ -50,6 +51,7 @@ DOCUMENTED = (
   (_CIFAR, "--topology=v5e:4x4", *_STEPS),
   (_CIFAR, "--topology=v5e:4x4", "--program=distill", "--config.distill.updates=joint"),
   (_OWT, "--topology=v5e:4x4", *_STEPS),
+  (_OWT_UNIFORM, "--topology=v5e:4x4", *_STEPS),
   (_OWT, "--topology=v5p:2x4x4", *_STEPS),
   (_OWT, "--topology=8xH100", *_STEPS),
   (_OWT, "--topology=v5p:2x4x4", *_STEPS, *_LARGE),
