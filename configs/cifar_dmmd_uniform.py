@@ -7,16 +7,11 @@ Expected, FID of 50,000 samples to the training split (the paper's numbers; not 
     uniform D-MMD   7.1   5.0   4.1   3.7   3.8
 """
 
-from configs import cifar_dmmd
+from configs import cifar_dmmd, digits_dmmd
 
 
 def get_config():
-  config = cifar_dmmd.get_config()
-  config.process.name = "uniform"
-  # A network trained with cross-entropy predicts E[x | z_t], which D-MMD matches as it stands.
-  config.teacher.loss = "cross_entropy"
-  # Given z_t, a sample x and z_s are dependent: the auxiliary model must see the sample.
-  config.distill.dmmd.auxiliary_target = "hard"
+  config = digits_dmmd.make_uniform(cifar_dmmd.get_config())
   # Randomness of z_t itself helps: it works with fewer steps than masked.
   config.distill.student_nfe = 8
   return config

@@ -120,6 +120,17 @@ def get_config() -> ConfigDict:
   return config
 
 
+def make_uniform(config: ConfigDict) -> ConfigDict:
+  """A config of the masked process with what the uniform one wants."""
+  config.process.name = "uniform"
+  # A network trained with cross-entropy predicts E[x | z_t], which D-MMD matches as it stands;
+  # teacher.loss = "bound" trains a leave_one_out network instead, which is turned into the mean.
+  config.teacher.loss = "cross_entropy"
+  # Given z_t, a sample x and z_s are dependent: the auxiliary model must see the sample.
+  config.distill.dmmd.auxiliary_target = "hard"
+  return config
+
+
 def optimizer(learning_rate: float, decay: str, b1: float, b2: float) -> ConfigDict:
   """AdamW."""
   config = ConfigDict()

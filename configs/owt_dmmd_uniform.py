@@ -5,16 +5,11 @@ teacher with top-p 0.5: 0.310 at 512 steps; uniform D-MMD with top-p 0.7: 0.307 
 by us.
 """
 
-from configs import owt_dmmd
+from configs import digits_dmmd, owt_dmmd
 
 
 def get_config():
-  config = owt_dmmd.get_config()
-  config.process.name = "uniform"
-  # A network trained with cross-entropy predicts E[x | z_t], which D-MMD matches as it stands.
-  config.teacher.loss = "cross_entropy"
-  # Given z_t, a sample x and z_s are dependent: the auxiliary model must see the sample.
-  config.distill.dmmd.auxiliary_target = "hard"
+  config = digits_dmmd.make_uniform(owt_dmmd.get_config())
   config.distill.top_p = 0.7
   config.evaluate.teacher_top_p = 0.5
   return config

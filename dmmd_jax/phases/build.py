@@ -125,26 +125,25 @@ def outline(config) -> Dataset:
 def make_process(config, dataset: Dataset) -> processes.Process:
   """The process of a config; a large vocabulary has categories that never occur at its end.
 
-  They make their number a multiple of 128, for which a TPU has the better layouts, and which axes
-  of a mesh divide. A uniform process of somebody else's network has none, and goes to all that the
-  network has, such as Duo's [PAD].
+  They make their number a multiple of 128, which suits TPUs, and which axes of a mesh divide. A
+  uniform process of somebody else's network has none: it goes to all there are, Duo's [PAD] too.
   """
   schedule = {
     "linear": schedules.Linear(),
     "cosine": schedules.Cosine(),
     "polynomial": schedules.Polynomial(config.process.schedule_power),
   }[config.process.schedule]
-  if config.process.name == "marginal":
+  num, name = config.network.get("vocab_size", dataset.num_categories), config.process.name
+  if name == "marginal":
+    num = dataset.num_categories
     # Texts begin at every token.
-    rows = dataset.train[:: dataset.shape[0]] if dataset.tokenizer else dataset.train
-    rows = random_rows(rows, _COUNTED)
-    counts = np.bincount(rows.reshape(-1), minlength=dataset.num_categories) + 1.0
+    rows = random_rows(dataset.train[:: dataset.shape[0] if dataset.tokenizer else 1], _COUNTED)
+    counts = np.bincount(rows.reshape(-1), minlength=num) + 1.0
     make = functools.partial(processes.Marginal, probs=tuple((counts / counts.sum()).tolist()))
   else:
-    make = {"masked": processes.Masked, "uniform": processes.Uniform}[config.process.name]
-  num = config.network.get("vocab_size", dataset.num_categories)
-  is_own = config.process.name == "masked" or "vocab_size" not in config.network
-  num_unused = -num % LANES if num >= LARGE and is_own else 0
+    make = {"masked": processes.Masked, "uniform": processes.Uniform}[name]
+  is_padded = num >= LARGE and (name == "masked" or "vocab_size" not in config.network)
+  num_unused = -num % LANES if is_padded else 0
   return make(num + num_unused, schedule, num_unused)
 
 

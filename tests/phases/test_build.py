@@ -129,7 +129,7 @@ def test_without_the_weights_of_inception_one_line_says_what_is_measured_instead
 
 @pytest.mark.parametrize(
   ("name", "num", "expected"),
-  [("masked", 1030, 1152), ("masked", 900, 900), ("uniform", 1030, 1152), ("marginal", 1152, 1152)],
+  [("masked", 1030, 1152), ("masked", 900, 900), ("uniform", 1030, 1152), ("marginal", 1030, 1152)],
 )
 def test_large_vocabularies_are_a_multiple_of_128(name, num, expected):
   config = coins_dmmd.get_config()
