@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
   distill.method = "dmmd"
   distill.teacher = "network"  # network | exact
   distill.teacher_workdir = ""
-  distill.num_steps = 350
+  distill.num_steps = 830
   distill.batch_size = 64
   distill.microbatches = 1
   distill.ema = 0.99
