@@ -19,7 +19,7 @@ VARIANTS = {
   "whole alone": (SCORE, [SCALES + "((0,1,(2.0,8.0,32.0)),)"]),
   "whole alone, h = 8 alone": (SCORE, [SCALES + "((0,1,(8.0,)),)"]),
   "windows alone": (SCORE, [SCALES + "((4,2,(1.0,4.0)),(2,1,(1.0,)))"]),
-  "grey levels within 1 count as near": (SCORE, ["--config.distill.score.category_bandwidth=1.0"]),
+  "grey levels are equal or not": (SCORE, ["--config.distill.score.category_bandwidth=0.0"]),
   "marginal MMD in place of conditional": (SCORE, ["--config.distill.score.objective=marginal"]),
   "with D-MMD, weight 1": (SCORE, [*BOTH, f"{WEIGHT}=1.0"]),
   "with D-MMD, weight 3": (SCORE, [*BOTH, f"{WEIGHT}=3.0"]),
