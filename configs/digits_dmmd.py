@@ -1,4 +1,4 @@
-"""Handwritten digits, masked diffusion, D-MMD: the demo. Ten to twenty minutes on two CPU cores.
+"""Handwritten digits, masked diffusion, D-MMD: the demo. Five to ten minutes on two CPU cores.
 
 What each field means, and may be, is in dmmd_jax/fields.py; here is why it has its value.
 """

@@ -9,14 +9,13 @@ def get_config():
   distill.method = "dmmd_kernel"
   distill.updates = "joint"  # three quarters of the cost
   # A quarter of the examples are at t = 1, where every sample begins: the Fréchet distance at one
-  # step is 26 where four give 32, and no higher at more (one seed, validation).
+  # step was 26 where four gave 32, and no higher at more (350 updates, one seed, validation).
   distill.student_nfe = 2
   # Half of the examples, and D-MMD for one of the two noises: many small updates are better at all
-  # steps than few whole ones of as many seconds, in variety, too (docs/kernel_score.md). These take
+  # steps than few large ones of as many seconds, in variety, too (docs/kernel_score.md). These take
   # as long as the 830 of D-MMD.
   distill.batch_size = 32
   distill.num_steps = 1400
   distill.dmmd_kernel.dmmd_noises = "first"
-  # b1 is that of the score alone, the rate that of D-MMD. Changes of low rank, at three times the
-  # rate, are level after 900 updates, and behind after 2,000.
+  # Whole networks, at the rate of D-MMD: changes of rank 16 are behind after 2,000 updates.
   return config

@@ -8,6 +8,6 @@ def get_config():
   config.distill.method = "kernel_score"
   config.distill.student_nfe = 4
   config.distill.student_optimizer.b1 = 0.5
-  # Grey levels that are near count as near (docs/kernel_score.md).
+  # Near grey levels agree in part (docs/kernel_score.md).
   config.distill.score.category_bandwidth = 4.0
   return config

@@ -12,7 +12,7 @@ only the kernel MMD is measured.
 Times in the presets follow from the measured time of a step. Only preset 28 has been run to its end
 (docs/own_data.md): the student is ahead of the teacher's 32 steps in one. What made the difference
 were changes of low rank, which bear three times the rate, for 800 updates in place of 400; whole
-networks were no better for them. Network and optimisers are those of the demo, patches 4 x 4.
+networks were no better for them. The network is that of the demo, with patches of 4 x 4.
 """
 
 from ml_collections import ConfigDict

@@ -75,6 +75,7 @@ def test_a_table_of_samplers(table, monkeypatch, tmp_path):
 
 def test_a_student_of_low_rank_is_added_to_its_teacher(monkeypatch):
   config = importlib.import_module("configs.digits_dmmd_kernel").get_config()
+  config.distill.lora_rank = 16
   source = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
   asked = []
   monkeypatch.setattr(records, "find_model", lambda _, kind: asked.append(kind) or source)
