@@ -58,7 +58,7 @@ def get_config():
   teacher.optimizer.b1 = 0.9
 
   distill = config.distill
-  distill.num_steps = 50_000  # a tenth of the teacher's; on digits 350 of 2,400 do from four steps on
+  distill.num_steps = 50_000  # a tenth of the teacher's
   distill.batch_size = 256
   distill.ema = 0.999
   distill.teacher_dtype = "bfloat16"  # never updated, and used in bfloat16 anyway
