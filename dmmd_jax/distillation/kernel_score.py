@@ -68,7 +68,9 @@ def conditional_score(
     both = tuple(jnp.where(decided, 1.0, a).reshape(log_p.shape[:-1]) for a in both)
     if blank is None:
       return both
-    of_pairs = jnp.einsum("n...k,m...k->n...m", jnp.exp(log_p), smooth(c, data))
+    of_pairs = jnp.einsum(
+      "n...k,m...k->n...m", jnp.exp(log_p), smooth(c, data), precision="highest"
+    )
     return *both, of_pairs
 
   shape = x.shape[1:] if num_blocks == 1 else (x.shape[1] // num_blocks,)

@@ -99,13 +99,14 @@ def test_scores_are_expectations_over_all_samples(process, category_bandwidth):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("category_bandwidth", [0.0, 1.5])
 @pytest.mark.parametrize("process", [MASKED, processes.Uniform(K)], ids=["masked", "uniform"])
-def test_blank_examples_are_compared_with_the_data_of_all_of_them(process):
+def test_blank_examples_are_compared_with_the_data_of_all_of_them(process, category_bandwidth):
   log_p, x, z_t = make_inputs(process)
   blank = np.isin(np.arange(B), (1, 3))
   prior = np.full(x.shape, K) if process == MASKED else np.roll(x, 1)
   z_t = np.where(blank[:, None], prior, z_t)
-  gram = gram_of_every()
+  gram = gram_of_every(category_bandwidth)
   laws = np.array([[law(log_p[m, b], z_t[b], process) for b in range(B)] for m in range(M)])
   index = [int(np.flatnonzero((row == EVERY).all(1))[0]) for row in x]
   expected = np.mean(
@@ -116,7 +117,7 @@ def test_blank_examples_are_compared_with_the_data_of_all_of_them(process):
       for b in range(B)
     ]
   )
-  method, log_p = Kernel(process, SCALES), in_rows(log_p)
+  method, log_p = Kernel(process, SCALES, category_bandwidth), in_rows(log_p)
   score = functools.partial(score_of, method, log_p, x, z_t)
   np.testing.assert_allclose(score(blank=blank), expected, rtol=1e-5)
   np.testing.assert_allclose(score(blank=np.zeros(B, bool)), score(), rtol=1e-6)
