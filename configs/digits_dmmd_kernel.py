@@ -13,7 +13,7 @@ def get_config():
   distill.student_nfe = 2
   # Half of the examples, and D-MMD for one of the two noises: many small updates are better at all
   # steps than few large ones of as many seconds, in variety, too (docs/kernel_score.md). These take
-  # 1.2 times as long as the 830 of D-MMD.
+  # about as long as the 830 of D-MMD, .8 to 1.3 times from run to run.
   distill.batch_size = 32
   distill.num_steps = 1400
   distill.dmmd_kernel.dmmd_noises = "first"
