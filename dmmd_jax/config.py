@@ -190,3 +190,7 @@ def _check_distillation(config: ConfigDict) -> None:
     f"distill.teacher is 'exact' but the joint distribution of {config.dataset.name} is not known;"
     " use 'network'",
   )
+  require(
+    distill.teacher != "exact" or not max(distill.guidance, config.evaluate.teacher_guidance),
+    "guidance is above 0 with distill.teacher 'exact'; only a network is guided",
+  )

@@ -19,10 +19,8 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
     f"network.classes is True; {config.dataset.name} has no labels",
   )
   guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
-  require(
-    network.classes or not guided,
-    "guidance is above 0 with network.classes=False; only a network that knows classes is guided",
-  )
+  if guided and not network.classes:
+    check_guidance_by_tokens(config)
   if network.name == "uvit":
     _check_uvit(network, shape)
     return
@@ -34,6 +32,19 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
     _check_pretrained(config, shape)
   if "block" in network:
     _check_blocks(config, shape, patch)
+
+
+def check_guidance_by_tokens(config: ConfigDict) -> None:
+  """What guidance needs where a network knows no classes."""
+  found = "guidance is above 0 with network.classes=False and"
+  require(
+    config.process.name == "masked",
+    f"{found} process.name '{config.process.name}'; what knows no classes is guided against its"
+    " prediction at masks alone: use 'masked'",
+  )
+  require(
+    not config.network.get("block"), f"{found} network.block; one of several blocks is not guided"
+  )
 
 
 def _check_uvit(network: ConfigDict, shape: tuple[int, ...]) -> None:

@@ -217,7 +217,9 @@ FIELDS: dict[str, Field] = {
     student_nfe=Field(Whole(1, _MOST_TIMES), "k, the sampling steps that the student is made for."),
     teacher_dtype=Field(DTYPE, "Of the frozen parameters; bfloat16 takes half the memory."),
     guidance=Field(
-      Real("[0, 100]"), "w of classifier-free guidance; above 0 the teacher is evaluated twice."
+      Real("[0, 100]"),
+      "w of classifier-free guidance of the teacher: by labels, in two evaluations, or where it"
+      " knows none by the tokens that it sees, against its prediction at masks alone.",
     ),
     temperature=Field(_TEMPERATURE, "The teacher is distilled as it would be sampled."),
     top_p=Field(
@@ -235,7 +237,8 @@ FIELDS: dict[str, Field] = {
   **section(
     "evaluate",
     teacher_nfe=Field(
-      _NFE, "Numbers of steps in which the teacher samples; under guidance each is two evaluations."
+      _NFE,
+      "Numbers of steps in which the teacher samples; guided by labels each is two evaluations.",
     ),
     student_nfe=Field(_NFE, "Numbers of steps in which the student samples."),
     num_sample_batches=Field(Whole(1, 2**20), "Batches of samples; they give the errors."),

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dmmd_jax import cli, config_settings, sample_files
 from dmmd_jax.config import ConfigError, example_shape
+from dmmd_jax.config_network import check_guidance_by_tokens
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.diffusion import registry
 from dmmd_jax.records import Source
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     prompt = encode_prompt(source.config.dataset, args.prompt) if kind == "texts" else None
     out = find_output(args, workdir, kind)
     draw(args, source, kind, prompt, out)
-  except (ValueError, TextError) as error:
+  except (ValueError, TextError, ConfigError) as error:
     parser.error(str(error))
 
 
@@ -59,7 +60,7 @@ def make_parser() -> cli.Parser:
   add("--last_step", choices=("drawn", "greedy"), default="drawn", help="default: drawn")
   add("--prompt", default="", help="how the texts begin")
   add("--label", type=number(int, 0, 10**6), help="one class for all; default: all in turns")
-  add("--guidance", type=number(float, 0, 100), default=0.0, help="of a teacher that knows classes")
+  add("--guidance", type=number(float, 0, 100), default=0.0, help="of a teacher")
   add(
     "--out", metavar="FILE", help="x.png: a grid of images; x.npz: their tokens; x.txt: texts or"
     " sequences. Default: images go to sample.png of the workdir, all else is printed",
@@ -98,30 +99,28 @@ def kind_of(config) -> str:
 
 
 def check(args, config, kind: str) -> None:
-  """Raises `ValueError` for options that the model of a run has no use for."""
+  """Raises `ValueError` or `ConfigError` for options that the model of a run has no use for."""
   knows_classes = config.network.get("classes")
-  for option, is_given in (("label", args.label is not None), ("guidance", args.guidance > 0)):
-    if is_given and not knows_classes:
-      raise ValueError(f"--{option} is given; the network of this run knows no classes")
+  if args.label is not None and not knows_classes:
+    raise ValueError("--label is given; the network of this run knows no classes")
   if args.guidance and args.model == "student":
     raise ValueError(
       "--guidance is given; a student has that of its distillation: leave it out, or use"
       " --model=teacher"
     )
+  if args.guidance and not knows_classes:
+    check_guidance_by_tokens(config)
   if args.prompt and kind != "texts":
     raise ValueError(f"--prompt is given; this is a run on {config.dataset.name}, not on text")
 
 
 def check_sampler(args, config) -> None:
-  """Raises `ValueError` for a sampler that the model of a run cannot be sampled by."""
-  try:
-    how = args.sampler, args.settings, config, example_shape(config), args.last_step
-    config_settings.check_sampler(*how)
-    if args.model == "student":
-      chosen = args.sampler, args.grid, args.last_step
-      config_settings.require_common_sampler(config.distill.method, *chosen)
-  except ConfigError as error:
-    raise ValueError(str(error)) from error
+  """Raises `ConfigError` for a sampler that the model of a run cannot be sampled by."""
+  how = args.sampler, args.settings, config, example_shape(config), args.last_step
+  config_settings.check_sampler(*how)
+  if args.model == "student":
+    chosen = args.sampler, args.grid, args.last_step
+    config_settings.require_common_sampler(config.distill.method, *chosen)
 
 
 def find_output(args, workdir: epath.Path, kind: str) -> epath.Path | None:

@@ -62,6 +62,10 @@ def test_a_preset_yields_to_what_is_given_by_hand():
     ({"dataset__length": 3}, "dataset.length is 3; expected a whole number from 4"),
     ({"reference__gpt2": "~/gpt2"}, "GPT-2 reads only its own byte pairs"),
     (
+      {"network__block": 8, "evaluate__teacher_guidance": 1.0},
+      "network.block; one of several blocks is not guided",
+    ),
+    (
       {"network__block": 8, "distill__method": "dmmd_kernel"},
       "0 <= window <= 8 for english",
     ),
@@ -162,7 +166,10 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"network__name": "unet"}, "network.name is 'unet'; expected one of transformer, uvit"),
     ({"network__dropout": 1.0}, "network.dropout is 1.0; expected a number (float32) in [0, 1)"),
     ({"teacher__ema": 1.0}, "teacher.ema is 1.0; expected a number (float32) in [0, 1)"),
-    ({"distill__guidance": 1.0}, "guidance is above 0 with network.classes=False"),
+    (
+      {"distill__guidance": 1.0, "process__name": "uniform"},
+      "guidance is above 0 with network.classes=False and process.name 'uniform'",
+    ),
     (
       {"distill__guidance": -1.0},
       "distill.guidance is -1.0; expected a number (float32) in [0, 100]",
@@ -231,6 +238,16 @@ def test_a_network_has_no_fields_of_another():
   config.network.update(name="uvit", channels=(8,), res_blocks=1)
   with pytest.raises(checks.ConfigError, match=r"uvit has no network.patch, .*; leave it out"):
     checks.check(config)
+
+
+@pytest.mark.parametrize("field", ["distill.guidance", "evaluate.teacher_guidance"])
+def test_an_exact_teacher_is_not_guided(field):
+  config = hmm_dmmd.get_config()
+  config.update_from_flattened_dict({field: 0.5})
+  with pytest.raises(checks.ConfigError, match="'exact'; only a network is guided"):
+    checks.check(config)
+  config.distill.teacher = "network"
+  checks.check(config)
 
 
 def test_choices_of_dmmd_do_not_bind_the_kernel_score_alone():

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd
+from configs import cifar_dmmd, coins_dmmd, digits_dmmd, text_dmmd, text_dmmd_uniform
 from dmmd_jax import checkpoints, drawing, records, sample, sample_files
 from dmmd_jax.diffusion.samplers import Sampling
 from dmmd_jax.diffusion.samplers.grids import Cosine
@@ -158,7 +158,9 @@ def test_a_damaged_model_is_one_line(run_on_text, capsys, monkeypatch):
   refuses(capsys, "checkpoint 7 of checkpoints is damaged", f"--workdir={run_on_text[0]}")
 
 
-TEXT, COINS, DIGITS = (c.get_config() for c in (text_dmmd, coins_dmmd, digits_dmmd))
+TEXT, COINS, DIGITS, UNIFORM = (
+  c.get_config() for c in (text_dmmd, coins_dmmd, digits_dmmd, text_dmmd_uniform)
+)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ TEXT, COINS, DIGITS = (c.get_config() for c in (text_dmmd, coins_dmmd, digits_dm
     (DIGITS, "--num=10001", "a grid takes at most 10000 images: use --out=x.npz"),
     (DIGITS, "--prompt=a", "this is a run on digits, not on text"),
     (DIGITS, "--label=3", "the network of this run knows no classes"),
-    (TEXT, "--guidance=1", "the network of this run knows no classes"),
+    (UNIFORM, "--guidance=1", "process.name 'uniform'; what knows no classes is guided against"),
   ],
 )
 def test_options_that_the_run_has_no_use_for_are_refused(run_on, capsys, config, option, message):

@@ -23,6 +23,8 @@ class Denoiser:
   (`context`) in training, from a cache in sampling. One that knows classes is `given` labels, of
   which `num_classes` itself stands for none; with `guidance` w it predicts in proportion to
   `p(x | label)^(1 + w) / p(x)^w` (classifier-free guidance, arXiv 2207.12598), in two evaluations.
+  One that knows none is guided by what it sees, `p(x | z_t)^(1 + w) / p(x)^w`, where `p(x)` is its
+  prediction at masks alone (as arXiv 2410.18514 does with a prompt), of one example for all.
   Where the first `prompts` int `[n]` tokens of `clean` examples `[n, D]` are given, it sees them,
   whatever has become of them in `z`, and predicts them for certain: no loss or draw is theirs.
   """
@@ -64,13 +66,12 @@ class Denoiser:
     return dataclasses.replace(self, guidance=guidance)
 
   def evaluations(self, steps: float) -> float:
-    """NFE: how often the network sees a position while it is sampled in so many `steps`."""
-    writing = 1 if self.num_blocks > 1 else 0  # of the clean block to the cache
-    return steps * (2 if self._is_guided else 1) + writing
+    """NFE: how often the network sees a position while it is sampled in so many `steps`.
 
-  @property
-  def _is_guided(self) -> bool:
-    return bool(self.guidance and self.num_classes)
+    The prediction at masks alone is that of one example for all, and not counted.
+    """
+    writing = 1 if self.num_blocks > 1 else 0  # of the clean block to the cache
+    return steps * (2 if self.guidance and self.num_classes else 1) + writing
 
   def in_training(self) -> "Denoiser":
     """Itself with dropout."""
@@ -100,9 +101,11 @@ class Denoiser:
       given |= {"training": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}}
     predict = functools.partial(self._predict, params, z, t, self._noise(key, z))
     log_probs = predict(**given)
-    if self._is_guided:
+    if self.guidance and self.num_classes:
       given["labels"] = jnp.full(len(z), self.num_classes)
       log_probs = Deferred(self._guide, (log_probs, predict(**given)))
+    elif self.guidance:
+      log_probs = Deferred(self._guide, (log_probs, self._at_masks_alone(params, len(z))))
     return log_probs if self.prompts is None else Deferred(_certain, (log_probs, clean, is_given))
 
   def log_mean(
@@ -139,7 +142,15 @@ class Denoiser:
     features = self._features(params, *args, **kwargs)
     if "cache" in kwargs:
       features, _ = features
+    return self._read(params, features)
 
+  def _at_masks_alone(self, params: Any, num_examples: int) -> Deferred:
+    """The prediction where no token is visible, `num_examples` times that of one example."""
+    nothing = self.process.sample_prior(None, (1, *self.shape))
+    features = self._features(params, nothing, jnp.ones(1))
+    return self._read(params, jnp.broadcast_to(features, (num_examples, *features.shape[1:])))
+
+  def _read(self, params: Any, features: jax.Array) -> Deferred:
     def log_probs(features):
       return jax.nn.log_softmax(self.module.apply({"params": params}, features, method="head"))
 

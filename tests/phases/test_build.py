@@ -24,10 +24,14 @@ def of_classes():
   config = digits_dmmd.get_config()
   config.network.update({"width": 32, "depth": 1, "classes": True})
   denoiser = build.make_denoiser(config, build.make_dataset(config))
+  return config, denoiser, random_parameters(denoiser)
+
+
+def random_parameters(denoiser):
+  """Parameters for which all that a network is told matters."""
   params = nn.unbox(jax.eval_shape(denoiser.init, jax.random.key(0)))
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), params)
-  return config, denoiser, params
+  return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), params)
 
 
 def test_guidance_moves_away_from_the_prediction_without_a_label(of_classes):
@@ -48,6 +52,29 @@ def test_guidance_moves_away_from_the_prediction_without_a_label(of_classes):
   assert np.abs(given - without).max() > 0.01
   np.testing.assert_allclose(guided, expected, atol=1e-5)
   np.testing.assert_array_equal(unguided, given)
+
+
+def test_without_classes_guidance_moves_away_from_the_prediction_at_masks_alone():
+  config = digits_dmmd.get_config()
+  config.network.update({"width": 32, "depth": 1})
+  denoiser = build.make_denoiser(config, build.make_dataset(config))
+  params = random_parameters(denoiser)
+  masks = denoiser.process.sample_prior(None, (3, 8, 8, 1))
+  t = jnp.array([0.2, 0.6, 1.0])
+  some = denoiser.process.corrupt(jax.random.key(1), jnp.full_like(masks, 5), t)
+
+  @jax.jit
+  def compute(params):
+    log_probs = lambda denoiser, z, t: whole(denoiser.log_probs(params, z, t))
+    seen, unseen = log_probs(denoiser, some, t), log_probs(denoiser, masks, jnp.ones(3))
+    expected = jax.nn.log_softmax(2.5 * seen - 1.5 * unseen)
+    return seen, expected, log_probs(denoiser.guided(1.5), some, t)
+
+  seen, expected, guided = jax.device_get(compute(params))
+  np.testing.assert_allclose(guided, expected, atol=1e-4)
+  moved = np.abs(guided - seen).max((1, 2, 3, 4))
+  # Where all is masked there is nothing to be guided by.
+  assert (moved[:2] > 0.1).all() and moved[2] < 1e-4
 
 
 def test_a_sampler_asks_for_all_classes_equally_often(of_classes):

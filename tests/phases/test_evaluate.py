@@ -203,7 +203,7 @@ def test_the_teacher_is_sampled_by_its_sampler_with_guidance_temperature_and_top
 
 
 class Counting:
-  """Stands for a network: counts how often each token is asked for."""
+  """Stands for a network: counts how often each token of a batch is asked for."""
 
   def __init__(self, module):
     self.config, self.num_categories = module.config, module.config.num_categories
@@ -212,7 +212,7 @@ class Counting:
   def apply(self, params, z, *_, method, cache=None, **__):
     if method == "head":
       return z
-    self.tokens += z.shape[1]
+    self.tokens += z.shape[1] if len(z) > 1 else 0
     logits = jnp.zeros((*z.shape, self.num_categories))
     return logits if cache is None else (logits, cache)
 
