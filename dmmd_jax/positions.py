@@ -29,7 +29,8 @@ class Deferred:
   """The array `function(*arguments)`, `[B, positions, ...]`, to be computed in parts.
 
   Arguments are arrays `[B, positions, ...]` or `[B, positions / p, ...]`, themselves deferred or
-  not, and arrays `[B]`. `function` has to treat equal parts of their second axis alike.
+  not, and arrays `[B]`; one that is the same for all examples may be `[1, ...]`. `function` has to
+  treat equal parts of their second axis alike.
   """
 
   function: Callable[..., jax.Array] = flax.struct.field(pytree_node=False)

@@ -152,6 +152,7 @@ UNIFORM = {"process__name": "uniform"}
 BOUND = UNIFORM | {"teacher__loss": "bound", "loss": "bound", "auxiliary_target": "hard"}
 CASES = {
   "forward": functools.partial(distillation, TEXT, method="dmmd", renoise="forward", top_p=0.8),
+  "guided": functools.partial(distillation, TEXT, method="dmmd", guidance=1.5),
   "uniform": functools.partial(distillation, TEXT, method="dmmd", **BOUND),
   "score": functools.partial(distillation, TEXT, method="kernel_score", score__num_noises=3),
   "marginal": functools.partial(
@@ -167,7 +168,7 @@ CASES = {
     dmmd_kernel__dmmd_noises="first",
   ),
   "teacher_uniform": functools.partial(training_of_a_teacher, TEXT, **BOUND),
-  "samples": functools.partial(samples, TEXT),
+  "samples": functools.partial(samples, TEXT, guidance=1.5),
 }
 WITH_TRANSFORMERS = {
   "teacher": functools.partial(training_of_a_teacher, TEXT),

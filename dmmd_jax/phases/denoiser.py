@@ -105,7 +105,7 @@ class Denoiser:
       given["labels"] = jnp.full(len(z), self.num_classes)
       log_probs = Deferred(self._guide, (log_probs, predict(**given)))
     elif self.guidance:
-      log_probs = Deferred(self._guide, (log_probs, self._at_masks_alone(params, len(z))))
+      log_probs = Deferred(self._guide, (log_probs, self._at_masks_alone(params)))
     return log_probs if self.prompts is None else Deferred(_certain, (log_probs, clean, is_given))
 
   def log_mean(
@@ -144,11 +144,10 @@ class Denoiser:
       features, _ = features
     return self._read(params, features)
 
-  def _at_masks_alone(self, params: Any, num_examples: int) -> Deferred:
-    """The prediction where no token is visible, `num_examples` times that of one example."""
+  def _at_masks_alone(self, params: Any) -> Deferred:
+    """The prediction where no token is visible, `[1, ..., K]`: one example stands for all."""
     nothing = self.process.sample_prior(None, (1, *self.shape))
-    features = self._features(params, nothing, jnp.ones(1))
-    return self._read(params, jnp.broadcast_to(features, (num_examples, *features.shape[1:])))
+    return self._read(params, self._features(params, nothing, jnp.ones(1)))
 
   def _read(self, params: Any, features: jax.Array) -> Deferred:
     def log_probs(features):
