@@ -20,7 +20,7 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
   )
   guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
   if guided and not network.classes:
-    check_guidance_by_tokens(config)
+    check_guidance_by_tokens(config, shape)
   if network.name == "uvit":
     _check_uvit(network, shape)
     return
@@ -34,16 +34,19 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
     _check_blocks(config, shape, patch)
 
 
-def check_guidance_by_tokens(config: ConfigDict) -> None:
-  """What guidance needs where a network knows no classes."""
+def check_guidance_by_tokens(config: ConfigDict, shape: tuple[int, ...]) -> None:
+  """Raises `ConfigError` where a network that knows no classes cannot be guided."""
   found = "guidance is above 0 with network.classes=False and"
+  # Weights that suit labels are far too large for tokens: one must not pass for the other.
+  require(len(shape) == 1, f"{found} images; these are guided by labels: set network.classes=True")
   require(
     config.process.name == "masked",
-    f"{found} process.name '{config.process.name}'; what knows no classes is guided against its"
-    " prediction at masks alone: use 'masked'",
+    f"{found} process.name '{config.process.name}'; a network that knows no classes is guided"
+    " against its prediction at masks alone: use 'masked'",
   )
   require(
-    not config.network.get("block"), f"{found} network.block; one of several blocks is not guided"
+    config.network.get("block", 0) in (0, *shape),
+    f"{found} network.block; a network of several blocks is not guided: set guidance to 0",
   )
 
 

@@ -173,7 +173,7 @@ FIELDS: dict[str, Field] = {
     **_TRAINING,
     loss=Field(Choice(("bound", "cross_entropy")), "bound is the negative ELBO."),
     num_timesteps=Field(Whole(0, _MOST_TIMES), "T of a discrete-time chain; 0 is continuous time."),
-    label_dropout=Field(Real("[0, 1)"), "Share of labels left out, which guidance needs."),
+    label_dropout=Field(Real("[0, 1)"), "Share of labels left out, which guidance by them needs."),
   ),
   **section("teacher.optimizer", **_OPTIMIZER),
   **_of(

@@ -109,7 +109,7 @@ def check(args, config, kind: str) -> None:
       " --model=teacher"
     )
   if args.guidance and not knows_classes:
-    check_guidance_by_tokens(config)
+    check_guidance_by_tokens(config, example_shape(config))
   if args.prompt and kind != "texts":
     raise ValueError(f"--prompt is given; this is a run on {config.dataset.name}, not on text")
 

@@ -63,7 +63,11 @@ def test_a_preset_yields_to_what_is_given_by_hand():
     ({"reference__gpt2": "~/gpt2"}, "GPT-2 reads only its own byte pairs"),
     (
       {"network__block": 8, "evaluate__teacher_guidance": 1.0},
-      "network.block; one of several blocks is not guided",
+      "network.block; a network of several blocks is not guided",
+    ),
+    (
+      {"process__name": "uniform", "distill__guidance": 1.0},
+      "guidance is above 0 with network.classes=False and process.name 'uniform'",
     ),
     (
       {"network__block": 8, "distill__method": "dmmd_kernel"},
@@ -166,10 +170,7 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"network__name": "unet"}, "network.name is 'unet'; expected one of transformer, uvit"),
     ({"network__dropout": 1.0}, "network.dropout is 1.0; expected a number (float32) in [0, 1)"),
     ({"teacher__ema": 1.0}, "teacher.ema is 1.0; expected a number (float32) in [0, 1)"),
-    (
-      {"distill__guidance": 1.0, "process__name": "uniform"},
-      "guidance is above 0 with network.classes=False and process.name 'uniform'",
-    ),
+    ({"distill__guidance": 1.0}, "images; these are guided by labels: set network.classes=True"),
     (
       {"distill__guidance": -1.0},
       "distill.guidance is -1.0; expected a number (float32) in [0, 100]",

@@ -168,7 +168,8 @@ CASES = {
     dmmd_kernel__dmmd_noises="first",
   ),
   "teacher_uniform": functools.partial(training_of_a_teacher, TEXT, **BOUND),
-  "samples": functools.partial(samples, TEXT, guidance=1.5),
+  "samples": functools.partial(samples, TEXT),
+  "guided_samples": functools.partial(samples, TEXT, guidance=1.5),
 }
 WITH_TRANSFORMERS = {
   "teacher": functools.partial(training_of_a_teacher, TEXT),

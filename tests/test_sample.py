@@ -174,7 +174,8 @@ TEXT, COINS, DIGITS, UNIFORM = (
     (DIGITS, "--num=10001", "a grid takes at most 10000 images: use --out=x.npz"),
     (DIGITS, "--prompt=a", "this is a run on digits, not on text"),
     (DIGITS, "--label=3", "the network of this run knows no classes"),
-    (UNIFORM, "--guidance=1", "process.name 'uniform'; what knows no classes is guided against"),
+    (UNIFORM, "--guidance=1", "a network that knows no classes is guided against"),
+    (DIGITS, "--guidance=1", "images; these are guided by labels"),
   ],
 )
 def test_options_that_the_run_has_no_use_for_are_refused(run_on, capsys, config, option, message):
@@ -261,6 +262,16 @@ def test_a_class_is_asked_for_and_guidance_takes_two_evaluations(of_classes, tmp
   assert arrays["digest"] == records.find_model(of_classes, "teacher").digest
   expected = "--label is 10; digits has the classes 0 to 9"
   refuses(capsys, expected, f"--workdir={of_classes}", "--label=10", out)
+
+
+def test_a_network_without_classes_is_guided_by_tokens(tmp_path, capsys):
+  workdir = trained(tmp_path, text_dmmd)
+  tokens = []
+  for guidance in (0, 3):
+    out = f"--out={tmp_path}/{guidance}.npz"
+    assert "2 NFE" in drawn(capsys, workdir, "--num=4", f"--guidance={guidance}", out)
+    tokens.append(np.load(tmp_path / f"{guidance}.npz")["tokens"])
+  assert (tokens[0] != tokens[1]).mean() > 0.1
 
 
 def test_a_sampler_is_asked_for_by_name_with_its_settings(

@@ -24,7 +24,7 @@ class Denoiser:
   which `num_classes` itself stands for none; with `guidance` w it predicts in proportion to
   `p(x | label)^(1 + w) / p(x)^w` (classifier-free guidance, arXiv 2207.12598), in two evaluations.
   One that knows none is guided by what it sees, `p(x | z_t)^(1 + w) / p(x)^w`, where `p(x)` is its
-  prediction at masks alone (as arXiv 2410.18514 does with a prompt), of one example for all.
+  prediction at masks alone (arXiv 2410.18514 masks the prompt), of one example for all.
   Where the first `prompts` int `[n]` tokens of `clean` examples `[n, D]` are given, it sees them,
   whatever has become of them in `z`, and predicts them for certain: no loss or draw is theirs.
   """

@@ -1,7 +1,8 @@
 """Files with samples, for other programs and for people.
 
 `samples_<model>_<nfe>.npz` is named by NFE, the columns of the tables. These differ from the steps
-under guidance and in blocks, and grow with them: a file has one model and one number of steps.
+under guidance by labels and in blocks, and grow with them: a file has one model and one number of
+steps.
 """
 
 import io

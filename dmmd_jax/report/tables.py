@@ -22,10 +22,10 @@ _TITLES = {
 }
 
 _NFE = (
-  "NFE are the evaluations of the network that draw a token: one a step, two under guidance; in"
-  " blocks, those of the token's own block and one that writes it to the cache. The autoregressive"
-  " model takes as many evaluations, one after the other, as there are tokens, each of one token."
-  " Of an adaptive sampler they are the most that it may take."
+  "NFE are the evaluations of the network that draw a token: one a step, two if guided by labels;"
+  " in blocks, those of the token's own block and one that writes it to the cache. The"
+  " autoregressive model takes as many evaluations, one after the other, as there are tokens, each"
+  " of one token. Of an adaptive sampler they are the most that it may take."
 )
 
 # Metrics of real data and their standard errors, where several batches were measured.

@@ -27,7 +27,11 @@ def test_a_table_has_models_in_rows_and_evaluations_in_columns():
     "1080 samples per cell, measured against the held-out split; ± is one standard error over"
     " batches."
   )
-  for spent in ("two under guidance", "one that writes it to the cache", "one after the other"):
+  for spent in (
+    "two if guided by labels",
+    "one that writes it to the cache",
+    "one after the other",
+  ):
     assert spent in lines[-1]
 
 
