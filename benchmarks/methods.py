@@ -54,7 +54,7 @@ DATA = {
     ("pair_tv", "nll", "kernel_mmd", "entropy"),
     # Methods whose student becomes the teacher need one that is a network.
     ("--config.distill.teacher=network",),
-    # Chosen on validation data with the trained teacher, whose exact one the configs have.
+    # Chosen on validation data for this teacher; the configs are for the exact one.
     {
       "dmmd": ["--config.distill.batch_size=32"],
       "dmmd_kernel": [

@@ -192,5 +192,6 @@ def _check_distillation(config: ConfigDict) -> None:
   )
   require(
     distill.teacher != "exact" or not max(distill.guidance, config.evaluate.teacher_guidance),
-    "guidance is above 0 with distill.teacher 'exact'; only a network is guided",
+    "guidance is above 0 with distill.teacher 'exact'; only a network is guided: set it to 0, or"
+    " distill.teacher to 'network'",
   )

@@ -74,7 +74,7 @@ def combinations(config: ConfigDict) -> dict[str, dict[str, str]]:
   hard = uniform | {"distill.dmmd.auxiliary_target": "hard"}
   found = {
     "heads": {"network.width": "100", "network.heads": "7"},
-    "guidance": uniform | {"network.classes": "False", "distill.guidance": "2.0"},
+    "guidance": hard | {"network.classes": "False", "distill.guidance": "2.0"},
     "one sample": {"evaluate.sample_batch_size": "1"},
     "microbatches": {"teacher.batch_size": "64", "teacher.microbatches": "7"},
     "soft target": uniform | {"distill.dmmd.auxiliary_target": "soft"},
