@@ -6,8 +6,9 @@ times a step of each method, compiled, and gives it as many steps as fill `--min
 of what it makes before the first one, such as the couples of ReDi. A learning rate is chosen for
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
 one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
-on the validation split. Then every seed is distilled and measured on `--split`. Process and loss
-are those of the teacher; what a method cannot do with it is printed in its own words.
+on the validation split. With these it is chosen likewise for how many steps a student is made,
+where a method leaves that open. Then every seed is distilled and measured on `--split`. Process and
+loss are those of the teacher; what a method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -92,6 +93,9 @@ STEPS = (1, 2, 4, 8, 16)
 # In those of the config.
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
+MADE_FOR = "1,2,4"  # besides what the config says
+# Elsewhere `student_nfe` has no part in training, or is that of the last round.
+MADE_FOR_ANY = ("dmmd", "kernel_score", "dmmd_kernel")
 
 
 def config_of(method: str, data: Data) -> str:
@@ -139,12 +143,22 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
       f"seconds of {search.folder(method, one, args)}", functools.partial(search.costs, one)
     )
     candidates += [(search.at_rate(one, rate), cost) for rate in rates]
-  chosen = keep(
-    f"of rates {rates} and ranks {ranks} at {search.CHOSEN_AT} steps in {args.minutes:g} minutes of"
-    f" {search.folder(method, flags, args)}",
-    functools.partial(search.choose, method, data.metrics[0], candidates, args),
-  )
-  return search.timed(*candidates[chosen], 60.0 * args.minutes)
+
+  def choose(what: str, flags: list[str], candidates: list) -> tuple[list[str], tuple]:
+    key = (
+      f"of {what} at {search.CHOSEN_AT} steps in {args.minutes:g} minutes of"
+      f" {search.folder(method, flags, args)}"
+    )
+    make = functools.partial(search.choose, method, data.metrics[0], candidates, args)
+    return candidates[keep(key, make)]
+
+  flags, cost = choose(f"rates {rates} and ranks {ranks}", flags, candidates)
+  if method in MADE_FOR_ANY:
+    own = search.load(flags).distill.student_nfe
+    made_for = sorted({own, *(int(number) for number in args.made_for.split(","))})
+    candidates = [([*flags, f"--config.distill.student_nfe={k}"], cost) for k in made_for]
+    flags, cost = choose(f"students for {made_for}", flags, candidates)
+  return search.timed(flags, cost, 60.0 * args.minutes)
 
 
 def chosen_rows(
@@ -159,6 +173,8 @@ def chosen_rows(
     "rank": distill.lora_rank,
     "rate": distill.student_optimizer.learning_rate / unchanged,
   }
+  if method in MADE_FOR_ANY:
+    found["made for"] = distill.student_nfe
   return [
     {"model": method, "metric": m, "nfe": 0, "value": v, "stderr": None} for m, v in found.items()
   ]
@@ -174,6 +190,9 @@ def main() -> None:
   parser.add_argument("--methods", default=",".join(registry.METHODS))
   parser.add_argument("--rates", default=RATES, help="in those of the config, to choose from")
   parser.add_argument("--ranks", default=RANKS, help="to choose from; 0 trains whole networks")
+  parser.add_argument(
+    "--made_for", default=MADE_FOR, help="numbers of steps to choose from, besides the config's"
+  )
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
   students.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")

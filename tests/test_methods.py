@@ -58,7 +58,7 @@ def test_what_is_made_before_the_first_step_counts():
 
 
 def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
-  """The lowest on validation data, with what a step of it costs; students of low rank are tried."""
+  """The lowest on validation data, with what a step of it costs; the second choice by the first."""
   config = importlib.import_module("configs.digits_dmmd").get_config()
   teacher = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
   monkeypatch.setattr(records, "find_model", lambda *_: teacher)
@@ -79,6 +79,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
       4: (1.3, 1.3, 1.3, 1.3),
       5: (9.0, 1.0, 1.0, -0.1),
       6: (0.1, float("nan"), 0.1, 0.1),
+      8: (1.9, 1.9, 1.9, 1.9),
     }
     values = special.get(len(tried), (2.0, 2.0, 2.0, 2.0))[: len(steps)]
     rows = zip(steps, values, strict=True)
@@ -86,14 +87,17 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
 
   monkeypatch.setattr(students, "compare", compare)
   args = argparse.Namespace(
-    teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", minutes=1.0, out=tmp_path, seeds=3,
-    split="held_out",
+    teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", made_for="1,2,4", minutes=1.0,
+    out=tmp_path, seeds=3, split="held_out",
   )  # fmt: skip
   chosen = methods.ready("dmmd", methods.DATA["digits"], args)
-  assert len({folder for folder, _ in tried}) == len(tried) == 6
-  assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3
+  assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3 + [16] * 4
+  assert [x.student_nfe for _, x in tried] == [8] * 6 + [1, 2, 4, 8]
+  # The last is what was best before, and lies where it lies.
+  assert len({folder for folder, _ in tried}) == 9 and tried[4][0] == tried[9][0]
   assert {x.num_steps for _, x in tried} == {145, 290}  # half of the time
   assert is_low(chosen) and "--config.distill.num_steps=590" in chosen
+  assert search.load(chosen).distill.student_nfe == 2
   assert search.load(chosen).distill.student_optimizer.learning_rate == pytest.approx(
     config.distill.student_optimizer.learning_rate
   )
