@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar_dmmd, digits_dmmd
-from dmmd_jax import optimization, parallel, training
-from dmmd_jax.data.pipeline import Batch, Batches
+from configs import cifar_dmmd, digits_dmmd, text_dmmd
+from dmmd_jax import optimization, parallel, positions, training
+from dmmd_jax.data.pipeline import Batch, Batches, Dataset
 from dmmd_jax.phases import build, distill, teacher
 
 MESHES = {"one": None, "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
@@ -141,6 +141,28 @@ def test_a_data_parallel_step_gathers_nothing(network):
   program, _ = compiled(network, MESHES["data"])
   assert not collectives(program, "all-gather")
   assert collectives(program, "all-reduce")  # gradients
+
+
+def test_what_is_one_example_for_all_every_device_computes_for_itself():
+  """Guidance by the prediction at masks alone: that of one device, and nothing is moved for it."""
+  config = text_dmmd.get_config()
+  config.network.update({"width": 32, "depth": 2, "remat": "none"})
+  dataset = Dataset(np.zeros((1, 16), np.int32), np.zeros((1, 16), np.int32), 5)
+  denoiser = build.make_denoiser(config, dataset).guided(1.5)
+  rng = np.random.default_rng(0)
+  shapes = nn.unbox(jax.eval_shape(denoiser.init, jax.random.key(0)))
+  params = jax.tree.map(lambda x: np.float32(0.3 * rng.normal(size=x.shape)), shapes)
+  z, t = rng.integers(0, 6, (16, 16), np.int32), np.linspace(0.1, 1, 16, dtype=np.float32)
+  found = []
+  for mesh in (make_mesh(MESHES["one"]), make_mesh(MESHES["data"])):
+    shardings = parallel.replicated(mesh), *[parallel.batch_sharding(mesh)] * 2
+    given = jax.device_put((params, z, t), shardings)
+    with parallel.use(mesh):
+      program = jax.jit(lambda params, z, t: positions.whole(denoiser.log_mean(params, z, t)))
+      compiled = program.lower(*given).compile()
+    found.append(jax.device_get(compiled(*given)))
+  np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-5)
+  assert not re.findall(r"all-\w+|collective-\w+|reduce-scatter", compiled.as_text())
 
 
 @pytest.mark.parametrize("network", ["transformer", "uvit"])

@@ -57,7 +57,12 @@ def partitioned(initializer, *names):
 
 
 def split_examples(h: jax.Array) -> jax.Array:
-  """Says that the first axis of an activation is that of examples, and no other is split."""
+  """Says that the first axis of an activation is that of examples, and no other is split.
+
+  One example for all is not: split, its parts would have to be moved.
+  """
+  if len(h) == 1:
+    return h
   return nn.with_logical_constraint(h, ("batch",) + (None,) * (h.ndim - 1))
 
 
