@@ -7,8 +7,9 @@ of what it makes before the first one, such as the couples of ReDi. A learning r
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
 one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
 on the validation split. With these it is chosen likewise for how many steps a student is made,
-where a method leaves that open. Then every seed is distilled and measured on `--split`. Process and
-loss are those of the teacher; what a method cannot do with it is printed in its own words.
+where a method leaves that open, but in all of the time: short training favours small steps. Then
+every seed is distilled and measured on `--split`. Process and loss are those of the teacher; what a
+method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -144,21 +145,22 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
     )
     candidates += [(search.at_rate(one, rate), cost) for rate in rates]
 
-  def choose(what: str, flags: list[str], candidates: list) -> tuple[list[str], tuple]:
+  def choose(what: str, candidates: list, seconds: float) -> tuple[list[str], tuple]:
     key = (
-      f"of {what} at {search.CHOSEN_AT} steps in {args.minutes:g} minutes of"
+      f"of {what} at {search.CHOSEN_AT} steps after {seconds:g} s of"
       f" {search.folder(method, flags, args)}"
     )
-    make = functools.partial(search.choose, method, data.metrics[0], candidates, args)
+    make = functools.partial(search.choose, method, data.metrics[0], candidates, seconds, args)
     return candidates[keep(key, make)]
 
-  flags, cost = choose(f"rates {rates} and ranks {ranks}", flags, candidates)
+  seconds = 60.0 * args.minutes
+  flags, cost = choose(f"rates {rates} and ranks {ranks}", candidates, seconds / 2)
   if method in MADE_FOR_ANY:
     own = search.load(flags).distill.student_nfe
     made_for = sorted({own, *(int(number) for number in args.made_for.split(","))})
     candidates = [([*flags, f"--config.distill.student_nfe={k}"], cost) for k in made_for]
-    flags, cost = choose(f"students for {made_for}", flags, candidates)
-  return search.timed(flags, cost, 60.0 * args.minutes)
+    flags, cost = choose(f"students for {made_for}", candidates, seconds)
+  return search.timed(flags, cost, seconds)
 
 
 def chosen_rows(
@@ -198,8 +200,8 @@ def main() -> None:
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
   for word in args.extra:
-    if "lora_rank" in word or "learning_rate" in word:
-      parser.error(f"{word} is what is chosen here; give --ranks and --rates")
+    if any(name in word for name in ("lora_rank", "learning_rate", "distill.student_nfe")):
+      parser.error(f"{word} is what is chosen here; give --ranks, --rates and --made_for")
   data, results, chosen_with = DATA[args.data], {}, []
   for method in args.methods.split(","):
     try:

@@ -113,9 +113,10 @@ def choose(
   method: str,
   metric: str,
   candidates: list[tuple[list[str], tuple[float, float]]],
+  seconds: float,
   args: argparse.Namespace,
 ) -> int:
-  """Which of some flags, each with what it costs, is lowest in a metric at `CHOSEN_AT`.
+  """Which of some flags, with what each costs, is lowest in a metric at `CHOSEN_AT` after so long.
 
   Those that cannot begin in time, or that diverge, are none. Raises `ConfigError` where no other is
   left.
@@ -126,7 +127,7 @@ def choose(
 
   def mean_metric(candidate: tuple[list[str], tuple[float, float]]) -> float:
     try:
-      flags = timed(*candidate, 30.0 * args.minutes)
+      flags = timed(*candidate, seconds)
       variant = f"search/{folder(method, flags, args)}", *split(flags)
       (found,) = students.compare({method: variant}, steps, search, steps[:1])[method]
     except config_checks.ConfigError:
