@@ -99,6 +99,19 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
     ({"process__name": "uniform"}, "auxiliary_target is 'soft' with the uniform process"),
     ({"distill__method": "kernel_score", "distill__score__num_noises": 1}, "score.num_noises is 1"),
     (
+      {"distill__method": "dmmd_kernel", "distill__dmmd_kernel__score_stride": 2},
+      "score_stride is 2 and dmmd_noises 'all'",
+    ),
+    (
+      {
+        "distill__method": "dmmd_kernel",
+        "distill__batch_size": 64,
+        "distill__microbatches": 4,
+        "distill__dmmd_kernel": {"dmmd_noises": "first", "score_stride": 3},
+      },
+      "distill.batch_size / distill.microbatches is 16 and distill.dmmd_kernel.score_stride 3",
+    ),
+    (
       {"distill__method": "kernel_score", "distill__score__scales": ()},
       "score.scales is (); expected a tuple of one or more",
     ),

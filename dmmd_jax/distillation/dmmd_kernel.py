@@ -13,8 +13,8 @@ import jax
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.dmmd import DMMD, DMMDSettings, dmmd_losses
 from dmmd_jax.distillation.kernel_score import Score, ScoreSettings, score_problems
-from dmmd_jax.distillation.rollout import first_of_each, rollout
-from dmmd_jax.rules import Choice, Real, setting
+from dmmd_jax.distillation.rollout import Noises, rollout
+from dmmd_jax.rules import Choice, Real, Whole, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,9 @@ class DMMDKernelSettings:
     "all",
     Choice(("all", "first")),
     "Of the noises that the score compares, those that D-MMD is given; one costs less.",
+  )
+  score_stride: int = setting(
+    1, Whole(1), "Of the examples, the score is given the first of so many; D-MMD is given all."
   )
 
 
@@ -43,13 +46,18 @@ class DMMDKernel(updates.WithAuxiliary):
     score = Score(self.parts, self.score)
     objective = dataclasses.replace(of_dmmd.objective, independent_times=score.independent_times)
     rollout_key, score_key = jax.random.split(key)
-    num_noises = self.score.num_noises if for_student else 1
+    noises = Noises(self.score.num_noises, self.dmmd_kernel.score_stride)
+    if not for_student:
+      noises = Noises()
     networks = of_dmmd.networks(theta, batch)
-    r = rollout(objective, networks.student, eta, batch.tokens, rollout_key, num_noises)
-    given = first_of_each(r, num_noises) if self.dmmd_kernel.dmmd_noises == "first" else r
+    student = of_dmmd.networks(theta, noises.repeat(batch)).student
+    r = rollout(objective, student, eta, batch.tokens, rollout_key, noises)
+    given = noises.first(r) if self.dmmd_kernel.dmmd_noises == "first" else r
     generator, auxiliary, metrics = dmmd_losses(objective, networks, phi, given)
     if for_student:
-      value = score(theta, r.log_mean, batch, r.z_t, r.t, score_key)
+      compared = noises.several(r)
+      examples = jax.tree.map(lambda x: x[:: noises.stride], batch)
+      value = score(theta, compared.log_mean, examples, compared.z_t, compared.t, score_key)
       generator = self.dmmd_kernel.dmmd_weight * generator + value
       metrics["kernel_score_loss"] = value
     return generator, auxiliary, metrics
@@ -58,3 +66,15 @@ class DMMDKernel(updates.WithAuxiliary):
   def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
     yield from DMMD.problems(config, shape)
     yield from score_problems(config, shape)
+    distill, c = config.distill, config.distill.dmmd_kernel
+    if c.score_stride > 1 and c.dmmd_noises == "all":
+      yield (
+        f"distill.dmmd_kernel.score_stride is {c.score_stride} and dmmd_noises 'all': D-MMD would"
+        " see some examples more often than others; use dmmd_noises='first'"
+      )
+    examples = distill.batch_size // distill.microbatches
+    if examples % c.score_stride:
+      yield (
+        f"distill.batch_size / distill.microbatches is {examples} and"
+        f" distill.dmmd_kernel.score_stride {c.score_stride}; the latter must divide the former"
+      )

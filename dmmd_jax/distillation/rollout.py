@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,50 @@ class Steps:
   # Times of a batch that are independent, as all pairs of a batch need them, in place of times that
   # cover [0, 1] evenly, which are better for a mean over single examples.
   independent_times: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Noises:
+  """With how many noises a student sees an example: the first of every `stride`, others with one.
+
+  What a student sees and says, `[B', ...]` for `B` examples, has those of one in a row, and so on
+  one device.
+  """
+
+  number: int = 1
+  stride: int = 1
+
+  def repeat(self, tree: Any) -> Any:
+    """`[B, ...]` as a student sees it, `[B', ...]`."""
+
+    def rows(x):
+      groups = x.reshape(-1, self.stride, *x.shape[1:])
+      first = jnp.repeat(groups[:, :1], self.number, axis=1)
+      return _joined(first, groups[:, 1:])
+
+    return jax.tree.map(rows, tree)
+
+  def first(self, tree: Any) -> Any:
+    """Of `[B', ...]` the first noise of every example, `[B, ...]`."""
+
+    def rows(x):
+      groups = self._groups(x)
+      return _joined(groups[:, :1], groups[:, self.number :])
+
+    return jax.tree.map(rows, tree)
+
+  def several(self, tree: Any) -> Any:
+    """Of `[B', ...]` the examples with several noises, `[B / stride * number, ...]`."""
+    return jax.tree.map(lambda x: _joined(self._groups(x)[:, : self.number]), tree)
+
+  def _groups(self, x: jax.Array) -> jax.Array:
+    return x.reshape(-1, self.number + self.stride - 1, *x.shape[1:])
+
+
+def _joined(*groups: jax.Array) -> jax.Array:
+  """Groups `[G, rows, ...]` as `[G * all rows, ...]`."""
+  x = jnp.concatenate(groups, axis=1)
+  return x.reshape(-1, *x.shape[2:])
 
 
 class Rollout(NamedTuple):
@@ -90,17 +134,16 @@ def rollout(
   eta: object,
   x_data: jax.Array,
   key: jax.Array,
-  num_noises: int = 1,
+  noises: Noises = Noises(),
 ) -> Rollout:
   """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
 
-  With more noises every `z_t` is seen by so many students that differ in their noise only: all
-  arrays are `[B * num_noises, ...]`, an example's own in a row (and so on one device).
+  With more noises a `z_t` is seen by so many students that differ in their noise only.
   """
   process = c.process
   corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
   start = corrupt(c, x_data, corrupt_key)
-  z_t, s, t = (jnp.repeat(part, num_noises, axis=0) for part in start)
+  z_t, s, t = noises.repeat(start)
   log_p, log_mean = laws(c, student(eta, z_t, t, noise_key), z_t, t)
   x = map_positions(draw, log_mean, uniforms(x_key, z_t.shape))
   if c.renoise == "forward":
@@ -108,8 +151,3 @@ def rollout(
   else:
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
   return Rollout(z_t, t, log_p, log_mean, x, z_s, s)
-
-
-def first_of_each(r: Rollout, num_noises: int) -> Rollout:
-  """The rollout of the first noise of each `z_t`, `[B, ...]` of `[B * num_noises, ...]`."""
-  return jax.tree.map(lambda array: array[::num_noises], r)

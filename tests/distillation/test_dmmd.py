@@ -128,16 +128,23 @@ def test_the_teacher_is_distilled_as_it_would_be_sampled():
   assert abs(float(plain)) < 1e-6 and np.isfinite(generator) and abs(float(generator)) > 1e-3
 
 
-def test_more_noises_see_the_same_corrupted_data():
-  draw = lambda key: materialised(rollout.rollout(MASKED, network, ETA, X, key, num_noises=3))
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_more_noises_see_the_same_corrupted_data(stride):
+  """The first of every `stride` examples with three, the others with one."""
+  noises = rollout.Noises(3, stride)
+  draw = lambda key: materialised(rollout.rollout(MASKED, network, ETA, X, key, noises))
   r = jax.tree.map(np.asarray, jax.jit(draw)(KEY))
-  assert r.z_t.shape == (3 * B, D)
-  z_t, log_mean = (a.reshape(B, 3, *a.shape[1:]) for a in (r.z_t, r.log_mean))
-  assert (z_t == z_t[:, :1]).all() and (r.t.reshape(B, 3) == r.t[::3, None]).all()
-  assert np.abs(log_mean[:, 0] - log_mean[:, 1]).max() > 0.1
+  rows = [i for i in range(B) for _ in range(1 if i % stride else 3)]
+  begins = [rows.index(i) for i in range(B)]
+  assert r.z_t.shape == (len(rows), D)
+  assert (r.z_t == r.z_t[begins][rows]).all() and (r.t == r.t[begins][rows]).all()
+  several = np.array([i % stride == 0 for i in rows])
+  assert np.abs(np.diff(r.log_mean[several].reshape(-1, 3, D, K), axis=1)).max((2, 3)).min() > 0.1
   # Each is corrupted from its own example.
-  kept = z_t[:, 0] != K
-  assert kept.any() and (np.where(kept, z_t[:, 0], X) == X).all()
+  kept = r.z_t != K
+  assert kept.any() and (np.where(kept, r.z_t, X[np.array(rows)]) == X[np.array(rows)]).all()
+  for found, expected in ((noises.first(r), begins), (noises.several(r), several)):
+    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(lambda a: a[expected], r))
 
 
 def test_defaults_are_the_papers():

@@ -73,6 +73,7 @@ class Expected:
   method: str = "dmmd"
   dmmd_weight: float = 3.0
   dmmd_noises: str = "all"
+  score_stride: int = 1
   num_noises: int = 3
   scales: tuple = ((0, 1, (2.0,)),)
   category_bandwidth: float = 0.0
@@ -81,14 +82,19 @@ class Expected:
   pooled: bool = False
   blocks: int = 1
 
+  @property
+  def rows(self):
+    """The examples that a student with noises sees, one after the other."""
+    numbers = [1 if i % self.score_stride else self.num_noises for i in range(B)]
+    return np.repeat(np.arange(B), numbers)
+
   def predict(self, params, z, t, labels=True, key=None):
-    n = len(z) // B
+    rows = self.rows if len(z) == len(self.rows) else np.repeat(np.arange(B), len(z) // B)
     given = {}
     if labels is not None:
-      y = BATCH.labels if labels is True else jnp.full(B, 2)
-      given["labels"] = jnp.repeat(y, n, 0)
+      given["labels"] = BATCH.labels[rows] if labels is True else jnp.full(len(z), 2)
     if self.blocks > 1:
-      given["context"] = jnp.repeat(BATCH.tokens, n, 0)
+      given["context"] = BATCH.tokens[rows]
     if key is not None:
       given["noise"] = self.noise_scale * sample_noise(key, "gaussian", len(z), (D,), NOISE_DIM)
     table = Table(TableConfig(), self.process.num_states, NOISE_DIM if key is not None else 0)
@@ -137,15 +143,18 @@ class Expected:
       log_mean = student(eta, z_t, t, noise_key)
       return np.array([self.score(theta, log_mean, z_t, t, score_key), np.nan])
     rollout_key, score_key = jax.random.split(KEY)
-    num_noises = self.num_noises if self.method == "dmmd_kernel" else 1
-    r = rollout.rollout(method, student, eta, BATCH.tokens, rollout_key, num_noises)
-    first = self.dmmd_noises == "first"
-    given = rollout.Rollout(*(whole(a)[:: num_noises if first else 1] for a in r))
+    if self.method == "dmmd":
+      r = rollout.rollout(method, student, eta, BATCH.tokens, rollout_key)
+      return np.array(self.dmmd_losses(r, phi, theta))
+    noises = rollout.Noises(self.num_noises, self.score_stride)
+    r = rollout.rollout(method, student, eta, BATCH.tokens, rollout_key, noises)
+    r = rollout.Rollout(*map(whole, r))
+    first = np.unique(self.rows, return_index=True)[1]
+    given = rollout.Rollout(*(a[first] for a in r)) if self.dmmd_noises == "first" else r
     generator, auxiliary = self.dmmd_losses(given, phi, theta)
-    if self.method == "dmmd_kernel":
-      score = self.score(theta, whole(r.log_mean), r.z_t, r.t, score_key)
-      generator = self.dmmd_weight * generator + score
-    return np.array([generator, auxiliary])
+    compared = self.rows % self.score_stride == 0
+    score = self.score(theta, r.log_mean[compared], r.z_t[compared], r.t[compared], score_key)
+    return np.array([self.dmmd_weight * generator + score, auxiliary])
 
   def dmmd_losses(self, r, phi, theta):
     theta = self.truncated(self.teacher(theta, r.z_s, r.s))
@@ -173,7 +182,8 @@ class Expected:
   def score(self, theta, log_mean, z_t, t, key):
     scales = tuple(sequence_kernel.Scale(*scale) for scale in self.scales)
     method = sequence_kernel.Kernel(self.process, scales, self.category_bandwidth)
-    z_t, t, x = z_t[:: self.num_noises], t[:: self.num_noises], BATCH.tokens
+    z_t, t = z_t[:: self.num_noises], t[:: self.num_noises]
+    x = BATCH.tokens[:: self.score_stride]
 
     def predict(z, t, key):
       return self.teacher(theta, z, t)
@@ -183,7 +193,7 @@ class Expected:
         predict, self.process, key, z_t, t, self.samples, self.temperature, self.top_p
       ).tokens
     log_mean = jnp.stack([log_mean[i :: self.num_noises] for i in range(self.num_noises)])
-    rows = B * self.blocks
+    rows = len(x) * self.blocks
     log_mean, z_t, x = (
       log_mean.reshape(-1, rows, D // self.blocks, K), z_t.reshape(rows, -1), x.reshape(rows, -1)
     )  # fmt: skip
@@ -226,6 +236,11 @@ CASES = {
   ),
   "dmmd_weight": (KERNEL, {"dmmd_kernel__dmmd_weight": 0.2}, {"dmmd_weight": 0.2}),
   "dmmd_noises": (KERNEL, {"dmmd_kernel__dmmd_noises": "first"}, {"dmmd_noises": "first"}),
+  "score_stride": (
+    KERNEL | {"dmmd_kernel__dmmd_noises": "first"},
+    {"dmmd_kernel__score_stride": 2},
+    {"dmmd_noises": "first", "score_stride": 2},
+  ),
   "scales": (KERNEL, {"score__scales": ((2, 2, (1.0, 3.0)),)}, {"scales": ((2, 2, (1.0, 3.0)),)}),
   "category_bandwidth": (KERNEL, {"score__category_bandwidth": 1.5}, {"category_bandwidth": 1.5}),
   "score_and_from_prior": (ALONE, {"from_prior": True}, {"from_prior": True}),

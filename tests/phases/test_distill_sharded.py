@@ -17,6 +17,7 @@ SETTINGS = {
   "sdtt": {"noise": "none", "sdtt": {"rounds": 1, "teacher_nfe": 4}},
   "dcd": {"noise": "none", "dcd": {"rounds": 1, "teacher_nfe": 4}},
   "di4c": {"noise": "latent", "di4c": {"num_latents": 2, "teacher_steps": 4}},
+  "dmmd_kernel": {"dmmd_kernel": {"dmmd_noises": "first", "score_stride": 2}},
   "didi": {"didi": {"group_size": 2}},
   "redi": {"noise_dim": 4, "redi": {"num_pairs": 32, "chunk": 16, "nfe": 2}},
 }
