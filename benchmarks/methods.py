@@ -61,6 +61,7 @@ DATA = {
       "dmmd": ["--config.distill.batch_size=32"],
       "dmmd_kernel": [
         "--config.distill.dmmd_kernel.dmmd_noises=first",
+        "--config.distill.dmmd_kernel.score_stride=4",
         "--config.distill.dmmd_kernel.dmmd_weight=10.0",
       ],
     },
