@@ -7,8 +7,8 @@ of what it makes before the first one, such as the couples of ReDi. A learning r
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
 one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
 on the validation split. With these it is chosen likewise for how many steps a student is made,
-where a method leaves that open, but in all of the time: short training favours small steps. Then
-every seed is distilled and measured on `--split`. Process and loss are those of the teacher; what a
+where a method leaves that open, but in all of the time: the best number changes with it. Then every
+seed is distilled and measured on `--split`. Process and loss are those of the teacher; what a
 method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
@@ -97,7 +97,7 @@ RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
 MADE_FOR = "1,2,4"  # besides what the config says
 # Elsewhere `student_nfe` has no part in training, or is that of the last round.
-MADE_FOR_ANY = ("dmmd", "kernel_score", "dmmd_kernel")
+CHOOSES_STEPS = frozenset({"dmmd", "kernel_score", "dmmd_kernel"})
 
 
 def config_of(method: str, data: Data) -> str:
@@ -156,9 +156,9 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
 
   seconds = 60.0 * args.minutes
   flags, cost = choose(f"rates {rates} and ranks {ranks}", candidates, seconds / 2)
-  if method in MADE_FOR_ANY:
+  if method in CHOOSES_STEPS:
     own = search.load(flags).distill.student_nfe
-    made_for = sorted({own, *(int(number) for number in args.made_for.split(","))})
+    made_for = sorted({own, *map(int, filter(None, args.made_for.split(",")))})
     candidates = [([*flags, f"--config.distill.student_nfe={k}"], cost) for k in made_for]
     flags, cost = choose(f"students for {made_for}", candidates, seconds)
   return search.timed(flags, cost, seconds)
@@ -176,7 +176,7 @@ def chosen_rows(
     "rank": distill.lora_rank,
     "rate": distill.student_optimizer.learning_rate / unchanged,
   }
-  if method in MADE_FOR_ANY:
+  if method in CHOOSES_STEPS:
     found["made for"] = distill.student_nfe
   return [
     {"model": method, "metric": m, "nfe": 0, "value": v, "stderr": None} for m, v in found.items()
@@ -200,11 +200,13 @@ def main() -> None:
   students.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
+  methods = args.methods.split(",")
   for word in args.extra:
-    if any(name in word for name in ("lora_rank", "learning_rate", "distill.student_nfe")):
+    made_for = "distill.student_nfe" in word and CHOOSES_STEPS.intersection(methods)
+    if made_for or "lora_rank" in word or "learning_rate" in word:
       parser.error(f"{word} is what is chosen here; give --ranks, --rates and --made_for")
   data, results, chosen_with = DATA[args.data], {}, []
-  for method in args.methods.split(","):
+  for method in methods:
     try:
       chosen = ready(method, data, args)
       variant = search.folder(method, chosen, args), *search.split(chosen)
@@ -216,7 +218,7 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
       if error.returncode != DIVERGED:
         raise
-      print(f"{method}: diverges at what was chosen in half of the time", flush=True)
+      print(f"{method}: diverges at what was chosen", flush=True)
   if not results:
     parser.exit(1, "no method has a student\n")
   found = students.summary(results, data.metrics, STEPS, args)

@@ -145,6 +145,6 @@ def choose(
     return 0
   values = [mean_metric(candidate) for candidate in candidates]
   config_checks.require(
-    min(values) < math.inf, "every rate diverges, or cannot begin in time; give more --minutes"
+    min(values) < math.inf, "every candidate diverges, or cannot begin in time; give more --minutes"
   )
   return values.index(min(values))

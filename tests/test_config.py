@@ -112,6 +112,20 @@ def test_impossible_text_configs_are_named_in_one_line(overrides, message):
       "distill.batch_size / distill.microbatches is 16 and distill.dmmd_kernel.score_stride 3",
     ),
     (
+      {
+        "distill__method": "dmmd_kernel",
+        "distill__batch_size": 8,
+        "distill__dmmd_kernel": {"dmmd_noises": "first", "score_stride": 8},
+        "distill__score__objective": "marginal",
+      },
+      "is 8, of which the score is given 1 in 8; the marginal kernel score compares at least 2",
+    ),
+    (
+      {"distill__method": "kernel_score", "distill__score__objective": "pooled"}
+      | {"network__classes": True},
+      "the student is given labels or prompts",
+    ),
+    (
       {"distill__method": "kernel_score", "distill__score__scales": ()},
       "score.scales is (); expected a tuple of one or more",
     ),

@@ -65,9 +65,9 @@ class DMMDKernel(updates.WithAuxiliary):
   @staticmethod
   def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
     yield from DMMD.problems(config, shape)
-    yield from score_problems(config, shape)
     distill, c = config.distill, config.distill.dmmd_kernel
-    if c.score_stride > 1 and c.dmmd_noises == "all":
+    yield from score_problems(config, shape, c.score_stride)
+    if c.score_stride > 1 and c.dmmd_noises == "all" and distill.score.num_noises > 1:
       yield (
         f"distill.dmmd_kernel.score_stride is {c.score_stride} and dmmd_noises 'all': D-MMD would"
         " see some examples more often than others; use dmmd_noises='first'"

@@ -233,8 +233,8 @@ class KernelScore:
     yield from score_problems(config, shape)
 
 
-def score_problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
-  """What a kernel score does not go together with, in any method that has one."""
+def score_problems(config: Any, shape: tuple[int, ...], stride: int = 1) -> Iterator[str]:
+  """What a kernel score of one in `stride` examples does not go together with, in any method."""
   distill, score = config.distill, config.distill.score
   block = config.network.get("block", 0)
   if score.objective != "marginal" and score.num_noises < 2:
@@ -246,11 +246,17 @@ def score_problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
       f"distill.score.objective is 'pooled' and network.block is {block}; blocks depend on those"
       " before them: use 'conditional'"
     )
-  examples = distill.batch_size // distill.microbatches
+  if score.objective == "pooled" and (config.network.classes or config.dataset.name == "chats"):
+    yield (
+      "distill.score.objective is 'pooled', and the student is given labels or prompts; with these"
+      " examples at t = 1 are not of one law: use 'conditional'"
+    )
+  examples = distill.batch_size // distill.microbatches // stride
   if score.objective == "marginal" and examples < 2:
     yield (
-      f"distill.batch_size / distill.microbatches is {examples}; the marginal kernel score"
-      " compares at least 2 examples"
+      f"distill.batch_size / distill.microbatches is {examples * stride}"
+      + f", of which the score is given 1 in {stride}" * (stride > 1)
+      + "; the marginal kernel score compares at least 2 examples"
     )
   if score.category_bandwidth and len(shape) != 3:
     yield (

@@ -41,8 +41,8 @@ class Steps:
 class Noises:
   """With how many noises a student sees an example: the first of every `stride`, others with one.
 
-  What a student sees and says, `[B', ...]` for `B` examples, has those of one in a row, and so on
-  one device.
+  What a student sees and says, `[B', ...]` for `B` examples, has those of one in a row: on one
+  device where each device has a multiple of `stride` examples. Elsewhere they are moved about.
   """
 
   number: int = 1

@@ -59,7 +59,7 @@ def partitioned(initializer, *names):
 def split_examples(h: jax.Array) -> jax.Array:
   """Says that the first axis of an activation is that of examples, and no other is split.
 
-  One example for all is not: split, its parts would have to be moved.
+  A single example, which stands for all, is left alone: its parts would have to be moved.
   """
   if len(h) == 1:
     return h

@@ -89,7 +89,11 @@ class Expected:
     return np.repeat(np.arange(B), numbers)
 
   def predict(self, params, z, t, labels=True, key=None):
-    rows = self.rows if len(z) == len(self.rows) else np.repeat(np.arange(B), len(z) // B)
+    rows = np.repeat(np.arange(B), len(z) // B)
+    if len(z) == len(self.rows):
+      rows = self.rows
+    elif len(z) < B:  # the teacher, of what the score is given
+      rows = np.arange(0, B, self.score_stride)
     given = {}
     if labels is not None:
       given["labels"] = BATCH.labels[rows] if labels is True else jnp.full(len(z), 2)
@@ -206,6 +210,7 @@ class Expected:
 
 # Three noises, where two is what other configs have.
 KERNEL = {"method": "dmmd_kernel", "score__num_noises": 3}
+SOME = KERNEL | {"dmmd_kernel__dmmd_noises": "first", "dmmd_kernel__score_stride": 2}
 ALONE = {"method": "kernel_score", "score__num_noises": 3}
 TEACHER = ALONE | {"score__target": "teacher"}
 HARD = {"process__name": "uniform", "dmmd__auxiliary_target": "hard"}
@@ -240,6 +245,21 @@ CASES = {
     KERNEL | {"dmmd_kernel__dmmd_noises": "first"},
     {"dmmd_kernel__score_stride": 2},
     {"dmmd_noises": "first", "score_stride": 2},
+  ),
+  "score_stride_and_target": (
+    SOME | {"score__target_nfe": 3},
+    {"score__target": "teacher"},
+    {"dmmd_noises": "first", "score_stride": 2, "samples": 3},
+  ),
+  "score_stride_and_marginal": (
+    SOME,
+    {"score__objective": "marginal"},
+    {"dmmd_noises": "first", "score_stride": 2, "marginal": True},
+  ),
+  "score_stride_and_blocks": (
+    SOME,
+    {"network__block": 2},
+    {"dmmd_noises": "first", "score_stride": 2, "blocks": 2},
   ),
   "scales": (KERNEL, {"score__scales": ((2, 2, (1.0, 3.0)),)}, {"scales": ((2, 2, (1.0, 3.0)),)}),
   "category_bandwidth": (KERNEL, {"score__category_bandwidth": 1.5}, {"category_bandwidth": 1.5}),
