@@ -58,7 +58,7 @@ def test_what_is_made_before_the_first_step_counts():
 
 
 def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
-  """The lowest on validation data, with what a step of it costs; the second choice by the first."""
+  """Rate and rank lowest on validation data, with what a step costs, and with them the steps."""
   config = importlib.import_module("configs.digits_dmmd").get_config()
   teacher = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
   monkeypatch.setattr(records, "find_model", lambda *_: teacher)
