@@ -7,9 +7,11 @@ of what it makes before the first one, such as the couples of ReDi. A learning r
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
 one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
 on the validation split. With these it is chosen likewise for how many steps a student is made,
-where a method leaves that open, but in all of the time: the best number changes with it. Then every
-seed is distilled and measured on `--split`. Process and loss are those of the teacher; what a
-method cannot do with it is printed in its own words.
+where a method leaves that open, but in all of the time: the best number changes with it.
+`--chosen_for` is the time where that is not `--minutes`: `--minutes=4 --chosen_for=1` trains four
+times as long with what is best after a minute. Then every seed is distilled and measured on
+`--split`. Process and loss are those of the teacher; what a method cannot do with it is printed in
+its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -155,14 +157,14 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
     make = functools.partial(search.choose, method, data.metrics[0], candidates, seconds, args)
     return candidates[keep(key, make)]
 
-  seconds = 60.0 * args.minutes
+  seconds = 60.0 * (args.chosen_for or args.minutes)
   flags, cost = choose(f"rates {rates} and ranks {ranks}", candidates, seconds / 2)
   if method in CHOOSES_STEPS:
     own = search.load(flags).distill.student_nfe
     made_for = sorted({own, *map(int, filter(None, args.made_for.split(",")))})
     candidates = [([*flags, f"--config.distill.student_nfe={k}"], cost) for k in made_for]
     flags, cost = choose(f"students for {made_for}", candidates, seconds)
-  return search.timed(flags, cost, seconds)
+  return search.timed(flags, cost, 60.0 * args.minutes)
 
 
 def chosen_rows(
@@ -198,6 +200,9 @@ def main() -> None:
     "--made_for", default=MADE_FOR, help="numbers of steps to choose from, besides the config's"
   )
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
+  parser.add_argument(
+    "--chosen_for", type=float, help="minutes for which settings are chosen (default: --minutes)"
+  )
   students.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()

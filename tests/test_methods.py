@@ -88,7 +88,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   monkeypatch.setattr(students, "compare", compare)
   args = argparse.Namespace(
     teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", made_for="1,2,4", minutes=1.0,
-    out=tmp_path, seeds=3, split="held_out",
+    chosen_for=None, out=tmp_path, seeds=3, split="held_out",
   )  # fmt: skip
   chosen = methods.ready("dmmd", methods.DATA["digits"], args)
   assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3 + [16] * 4
@@ -103,6 +103,11 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   )
   tried.clear()
   assert methods.ready("dmmd", methods.DATA["digits"], args) == chosen and not tried
+  # Four times as long with what is best after a minute: nothing is chosen again.
+  args.minutes, args.chosen_for = 4.0, 1.0
+  longer = methods.ready("dmmd", methods.DATA["digits"], args)
+  assert longer[:-1] == chosen[:-1] and not tried
+  assert longer[-1] == "--config.distill.num_steps=2390"
   methods.ready("redi", methods.DATA["digits"], args)
   assert [x.lora_rank for _, x in tried] == [0] * 3
   methods.ready("dimo", methods.DATA["digits"], args)
