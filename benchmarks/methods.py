@@ -7,11 +7,11 @@ of what it makes before the first one, such as the couples of ReDi. A learning r
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
 one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
 on the validation split. With these it is chosen likewise for how many steps a student is made,
-where a method leaves that open, but in all of the time: the best number changes with it.
-`--chosen_for` is the time where that is not `--minutes`: `--minutes=4 --chosen_for=1` trains four
-times as long with what is best after a minute. Then every seed is distilled and measured on
-`--split`. Process and loss are those of the teacher; what a method cannot do with it is printed in
-its own words.
+where a method leaves that open, but in all of the time, as the best number changes with it; and
+then the rate again, as another number wants another one. `--chosen_for` is the time where that is
+not `--minutes`: `--minutes=4 --chosen_for=1` trains four times as long with what is best after a
+minute. Then every seed is distilled and measured on `--split`. Process and loss are those of the
+teacher; what a method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -141,30 +141,38 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   takes_low_rank = getattr(registry.find(method), "takes_low_rank", False)
   ranks = [int(rank) for rank in args.ranks.split(",")] if takes_low_rank else [0]
   keep = functools.partial(search.kept, args.out / "choices" / f"{method}.json")
-  candidates = []
-  for rank in ranks:
-    one = [*flags, f"--config.distill.lora_rank={rank}"]
-    cost = keep(
+  base = {rank: [*flags, f"--config.distill.lora_rank={rank}"] for rank in ranks}
+  costs = {
+    rank: keep(
       f"seconds of {search.folder(method, one, args)}", functools.partial(search.costs, one)
     )
-    candidates += [(search.at_rate(one, rate), cost) for rate in rates]
+    for rank, one in base.items()
+  }
 
-  def choose(what: str, candidates: list, seconds: float) -> tuple[list[str], tuple]:
+  def candidate(rank: int, rate: float, *more: str) -> tuple[list[str], tuple[float, float]]:
+    return search.at_rate([*base[rank], *more], rate), costs[rank]
+
+  def choose(what: str, options: list[tuple], of: list[str], seconds: float) -> tuple:
     key = (
       f"of {what} at {search.CHOSEN_AT} steps after {seconds:g} s of"
-      f" {search.folder(method, flags, args)}"
+      f" {search.folder(method, of, args)}"
     )
+    candidates = [candidate(*option) for option in options]
     make = functools.partial(search.choose, method, data.metrics[0], candidates, seconds, args)
-    return candidates[keep(key, make)]
+    return options[keep(key, make)]
 
   seconds = 60.0 * (args.chosen_for or args.minutes)
-  flags, cost = choose(f"rates {rates} and ranks {ranks}", candidates, seconds / 2)
+  options = [(rank, rate) for rank in ranks for rate in rates]
+  chosen = choose(f"rates {rates} and ranks {ranks}", options, flags, seconds / 2)
   if method in CHOOSES_STEPS:
-    own = search.load(flags).distill.student_nfe
+    of, _ = candidate(*chosen)
+    own = search.load(of).distill.student_nfe
     made_for = sorted({own, *map(int, filter(None, args.made_for.split(",")))})
-    candidates = [([*flags, f"--config.distill.student_nfe={k}"], cost) for k in made_for]
-    flags, cost = choose(f"students for {made_for}", candidates, seconds)
-  return search.timed(flags, cost, 60.0 * args.minutes)
+    options = [(*chosen, f"--config.distill.student_nfe={k}") for k in made_for]
+    rank, _, steps = chosen = choose(f"students for {made_for}", options, of, seconds)
+    options = [(rank, rate, steps) for rate in rates]
+    chosen = choose(f"rates {rates}", options, candidate(*chosen)[0], seconds)
+  return search.timed(*candidate(*chosen), 60.0 * args.minutes)
 
 
 def chosen_rows(

@@ -80,6 +80,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
       5: (9.0, 1.0, 1.0, -0.1),
       6: (0.1, float("nan"), 0.1, 0.1),
       8: (1.9, 1.9, 1.9, 1.9),
+      11: (1.2, 1.2, 1.2, 1.2),
     }
     values = special.get(len(tried), (2.0, 2.0, 2.0, 2.0))[: len(steps)]
     rows = zip(steps, values, strict=True)
@@ -91,15 +92,17 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     chosen_for=None, out=tmp_path, seeds=3, split="held_out",
   )  # fmt: skip
   chosen = methods.ready("dmmd", methods.DATA["digits"], args)
-  assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3 + [16] * 4
-  assert [x.student_nfe for _, x in tried] == [8] * 6 + [1, 2, 4, 8]
-  assert len({folder for folder, _ in tried}) == 10
+  assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 3 + [16] * 7
+  assert [x.student_nfe for _, x in tried] == [8] * 6 + [1, 2, 4, 8] + [2] * 3
+  assert (
+    len({folder for folder, _ in tried}) == 12
+  )  # the best of the steps is one of the last rates
   # Half of the time, and all of it.
-  assert [x.num_steps for _, x in tried] == [145] * 3 + [290] * 3 + [590] * 4
+  assert [x.num_steps for _, x in tried] == [145] * 3 + [290] * 3 + [590] * 7
   assert is_low(chosen) and "--config.distill.num_steps=590" in chosen
   assert search.load(chosen).distill.student_nfe == 2
   assert search.load(chosen).distill.student_optimizer.learning_rate == pytest.approx(
-    config.distill.student_optimizer.learning_rate
+    config.distill.student_optimizer.learning_rate * 0.5
   )
   tried.clear()
   assert methods.ready("dmmd", methods.DATA["digits"], args) == chosen and not tried
