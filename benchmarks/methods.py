@@ -6,12 +6,12 @@ times a step of each method, compiled, and gives it as many steps as fill `--min
 of what it makes before the first one, such as the couples of ReDi. A learning rate is chosen for
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
 one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
-on the validation split. With these it is chosen likewise for how many steps a student is made,
-where a method leaves that open, but in all of the time, as the best number changes with it; and
-then the rate again, as another number wants another one. `--chosen_for` is the time where that is
-not `--minutes`: `--minutes=4 --chosen_for=1` trains four times as long with what is best after a
-minute. Then every seed is distilled and measured on `--split`. Process and loss are those of the
-teacher; what a method cannot do with it is printed in its own words.
+on the validation split. Where a method leaves open for how many steps a student is made, that is
+chosen likewise with this rate, and then the rate again with that number, both in all of the time,
+since one depends on the other. `--chosen_for` is the time of the search, where it is not that of
+training: `--minutes=4 --chosen_for=1` trains four times as long with the settings for a minute.
+Then every seed is distilled and measured on `--split`. Process and loss are those of the teacher;
+what a method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
 complete in `--out` is not run again, times and choices included (`choices/`).
 Arguments after `--` go to every run.
@@ -149,29 +149,30 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
     for rank, one in base.items()
   }
 
-  def candidate(rank: int, rate: float, *more: str) -> tuple[list[str], tuple[float, float]]:
-    return search.at_rate([*base[rank], *more], rate), costs[rank]
+  def candidate(rank: int, rate: float, *steps: str) -> tuple[list[str], tuple[float, float]]:
+    return search.at_rate([*base[rank], *steps], rate), costs[rank]
 
-  def choose(what: str, options: list[tuple], of: list[str], seconds: float) -> tuple:
+  def choose(what: str, grid: list[tuple], unchanged: list[str], seconds: float) -> tuple:
+    """The best of `grid`; `unchanged` are the flags without what it varies."""
     key = (
       f"of {what} at {search.CHOSEN_AT} steps after {seconds:g} s of"
-      f" {search.folder(method, of, args)}"
+      f" {search.folder(method, unchanged, args)}"
     )
-    candidates = [candidate(*option) for option in options]
+    candidates = [candidate(*point) for point in grid]
     make = functools.partial(search.choose, method, data.metrics[0], candidates, seconds, args)
-    return options[keep(key, make)]
+    return grid[keep(key, make)]
 
-  seconds = 60.0 * (args.chosen_for or args.minutes)
-  options = [(rank, rate) for rank in ranks for rate in rates]
-  chosen = choose(f"rates {rates} and ranks {ranks}", options, flags, seconds / 2)
+  minutes = args.minutes if args.chosen_for is None else args.chosen_for
+  grid = [(rank, rate) for rank in ranks for rate in rates]
+  chosen = choose(f"rates {rates} and ranks {ranks}", grid, flags, 30.0 * minutes)
   if method in CHOOSES_STEPS:
-    of, _ = candidate(*chosen)
-    own = search.load(of).distill.student_nfe
+    at_rate, _ = candidate(*chosen)
+    own = search.load(at_rate).distill.student_nfe
     made_for = sorted({own, *map(int, filter(None, args.made_for.split(",")))})
-    options = [(*chosen, f"--config.distill.student_nfe={k}") for k in made_for]
-    rank, _, steps = chosen = choose(f"students for {made_for}", options, of, seconds)
-    options = [(rank, rate, steps) for rate in rates]
-    chosen = choose(f"rates {rates}", options, candidate(*chosen)[0], seconds)
+    grid = [(*chosen, f"--config.distill.student_nfe={k}") for k in made_for]
+    rank, _, steps = choose(f"students for {made_for}", grid, at_rate, 60.0 * minutes)
+    grid = [(rank, rate, steps) for rate in rates]
+    chosen = choose(f"rates {rates}", grid, [*base[rank], steps], 60.0 * minutes)
   return search.timed(*candidate(*chosen), 60.0 * args.minutes)
 
 
@@ -214,6 +215,8 @@ def main() -> None:
   students.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
+  if args.chosen_for is not None and args.chosen_for <= 0:
+    parser.error(f"--chosen_for={args.chosen_for:g} is no time")
   methods = args.methods.split(",")
   for word in args.extra:
     made_for = "distill.student_nfe" in word and CHOOSES_STEPS.intersection(methods)

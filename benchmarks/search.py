@@ -80,7 +80,8 @@ def timed(flags: list[str], cost: tuple[float, float], seconds: float) -> list[s
   begun, per_step = cost
   if begun + per_step > seconds:
     raise config_checks.ConfigError(
-      f"{begun:.3g} s before the first step, and {per_step:.3g} s a step; give more --minutes"
+      f"{begun:.3g} s before the first step, and {per_step:.3g} s a step; give more --minutes,"
+      " or --chosen_for"
     )
   return [*flags, f"--config.distill.num_steps={round((seconds - begun) / per_step)}"]
 
@@ -145,6 +146,7 @@ def choose(
     return 0
   values = [mean_metric(candidate) for candidate in candidates]
   config_checks.require(
-    min(values) < math.inf, "every candidate diverges, or cannot begin in time; give more --minutes"
+    min(values) < math.inf,
+    "every candidate diverges, or cannot begin in time; give more --minutes, or --chosen_for",
   )
   return values.index(min(values))
