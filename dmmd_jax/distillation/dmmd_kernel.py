@@ -1,7 +1,7 @@
 """D-MMD and the kernel score together: students of one to four steps.
 
-The score ties the student's noise to joint choices, which D-MMD alone is slow to begin with (it sits
-at a saddle), and covers all modes; D-MMD seeks the likely ones, and knows what the teacher knows.
+The score ties the student's noise to joint choices, which D-MMD alone begins slowly (it sits at a
+saddle), and covers all modes; D-MMD seeks the likely ones, and knows what the teacher knows.
 """
 
 import dataclasses
