@@ -166,11 +166,11 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   grid = [(rank, rate) for rank in ranks for rate in rates]
   chosen = choose(f"rates {rates} and ranks {ranks}", grid, flags, 30.0 * minutes)
   if method in CHOOSES_STEPS:
-    at_rate, _ = candidate(*chosen)
-    own = search.load(at_rate).distill.student_nfe
+    with_rate, _ = candidate(*chosen)
+    own = search.load(with_rate).distill.student_nfe
     made_for = sorted({own, *map(int, filter(None, args.made_for.split(",")))})
     grid = [(*chosen, f"--config.distill.student_nfe={k}") for k in made_for]
-    rank, _, steps = choose(f"students for {made_for}", grid, at_rate, 60.0 * minutes)
+    rank, _, steps = choose(f"students for {made_for}", grid, with_rate, 60.0 * minutes)
     grid = [(rank, rate, steps) for rate in rates]
     chosen = choose(f"rates {rates}", grid, [*base[rank], steps], 60.0 * minutes)
   return search.timed(*candidate(*chosen), 60.0 * args.minutes)
@@ -215,8 +215,8 @@ def main() -> None:
   students.add_arguments(parser, out="runs/methods")
   parser.add_argument("extra", nargs="*")
   args = parser.parse_args()
-  if args.chosen_for is not None and args.chosen_for <= 0:
-    parser.error(f"--chosen_for={args.chosen_for:g} is no time")
+  if args.chosen_for is not None and not args.chosen_for > 0:
+    parser.error(f"--chosen_for is {args.chosen_for:g}; expected minutes, more than 0")
   methods = args.methods.split(",")
   for word in args.extra:
     made_for = "distill.student_nfe" in word and CHOOSES_STEPS.intersection(methods)

@@ -237,8 +237,9 @@ def test_what_is_chosen_is_not_given(capsys, monkeypatch):
   assert "give --ranks" in capsys.readouterr().err
 
 
-def test_no_time_to_choose_in_is_refused(capsys, monkeypatch):
-  monkeypatch.setattr(sys, "argv", ["methods", "--chosen_for=0"])
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_no_time_to_choose_in_is_refused(minutes, capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["methods", f"--chosen_for={minutes}"])
   with pytest.raises(SystemExit):
     methods.main()
-  assert "--chosen_for=0 is no time" in capsys.readouterr().err
+  assert f"--chosen_for is {minutes}; expected minutes" in capsys.readouterr().err
