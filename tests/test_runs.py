@@ -57,7 +57,7 @@ def test_a_complete_run_has_its_steps_and_its_lowest_values_of_the_first_metric(
     "run": "a", "data": "digits", "process": "masked", "method": "dmmd",
     "phases": {
       "teacher": {"state": "complete", "step": 2400, "num_steps": 2400},
-      "distill": {"state": "complete", "step": 830, "num_steps": 830},
+      "distill": {"state": "complete", "step": 600, "num_steps": 600},
       "evaluate": {"state": "complete", "step": 0, "num_steps": None},
     },
     "metric": "frechet",
@@ -164,7 +164,7 @@ def test_an_evaluation_without_the_student_that_came_later_is_out_of_date(tmp_pa
   evaluate(digits(), tmp_path)
   folder = leave(digits(), tmp_path, "distill", finished=False)
   assert states(tmp_path)["evaluate"] == "out of date"
-  (folder / "checkpoints" / "830").rename(tmp_path / "elsewhere")
+  (folder / "checkpoints" / "600").rename(tmp_path / "elsewhere")
   assert states(tmp_path)["evaluate"] == "complete"  # there is no student yet
 
 
@@ -201,7 +201,7 @@ def test_a_table_that_is_too_wide_goes_on_below_each_run(workdir):
   wide = runs.table(summaries, 200)
   head = ["run", "data", "process", "method", "teacher", "distill", "evaluate", "lowest"]
   assert wide[0].split() == head and len(wide) == 3
-  cells = "few_steps/a  digits  masked   dmmd    2400 complete  830 complete  complete  "
+  cells = "few_steps/a  digits  masked   dmmd    2400 complete  600 complete  complete  "
   assert wide[1] == cells + lowest
   middle = runs.table(summaries, 90)
   assert middle[0].split() == head[:-1] and middle[1:3] == [cells.rstrip(), f"  {lowest}"]
@@ -216,7 +216,7 @@ def test_a_table_that_is_too_wide_goes_on_below_each_run(workdir):
     "run",
     "few_steps/a",
     "  digits, masked, dmmd",
-    "  teacher 2400 complete, distill 830 complete,",
+    "  teacher 2400 complete, distill 600 complete,",
     "  evaluate complete",
   ]
 
