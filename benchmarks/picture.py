@@ -7,7 +7,7 @@ to have measured both models at all of `--nfe`:
 
     python -m dmmd_jax.main --config=configs/digits_dmmd_kernel.py --workdir=runs/both \
       --config.phases=distill,evaluate --config.distill.teacher_workdir=runs/digits_dmmd \
-      --config.evaluate.student_nfe=1,2,4,8,16,32,64
+      --config.evaluate.student_nfe=1,2,4,8,16,64
 """
 
 import argparse
