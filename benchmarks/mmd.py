@@ -102,7 +102,7 @@ def speed(size: int, rounds: int, out: pathlib.Path | None = None) -> None:
     "made_by": made_by(platform.machine()),
     "rows": cells,
   }
-  print(f"\n{tables.render(found, nfe=str(size))}")
+  print(f"\n{tables.render(found, nfe=str(size))}\n\n{tables.caption(found)}")
   if out:
     out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -156,6 +156,7 @@ def show(found: dict, out: pathlib.Path) -> None:
     print(f"\n{tables.render(found, metric)}")
   if not all(row["nfe"] for row in found["rows"]):
     print(f"\n{tables.render(found, nfe='0')}")
+  print(f"\n{tables.caption(found)}")
   out.mkdir(parents=True, exist_ok=True)
   (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
 

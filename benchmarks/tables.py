@@ -7,8 +7,8 @@ between
     <!-- end table -->
 
 are its table: models in rows, NFE in columns (or what `column` says in the file), and below it how
-it was measured. `rows` chooses and orders the rows. With `nfe=NFE` in place of a metric the metrics
-are the columns.
+it was measured, where the table above does not say the same. `rows` chooses and orders the rows.
+With `nfe=NFE` in place of a metric the metrics are the columns.
 
     python -m benchmarks.tables --add=digits --from runs/digits_dmmd
     python -m benchmarks.tables --add=noise --from "noise=runs/digits_dmmd" "none=runs/without"
@@ -67,7 +67,7 @@ def load(name: str) -> dict:
 
 
 def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> str:
-  """Markdown of a table and its caption. Raises `TableError` for rows that are not there."""
+  """Markdown of a table. Raises `TableError` for rows that are not there."""
   column = "nfe" if metric else "metric"
   columns_are = f", {results.get('column', 'NFE')}" if metric else ""
   found = [r for r in results["rows"] if metric in ("", r["metric"]) and nfe in ("", str(r["nfe"]))]
@@ -86,34 +86,38 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
     if not any((model, name) in cells for name in columns):
       raise TableError(f"no row {model}")
     lines.append(f"| {model} | {' | '.join(cells.get((model, n), '') for n in columns)} |")
-  return "\n".join(
-    [*lines, "", *textwrap.wrap(caption(results, metric), 100, break_on_hyphens=False)]
-  )
+  return "\n".join(lines)
 
 
-def caption(results: dict, metric: str) -> str:
-  """How the cells of a table were measured."""
+def caption(results: dict, metric: str = "") -> str:
+  """How the cells of a table were measured, in lines of 100 characters."""
   parts = [results["caption"]]
   if metric in results.get("reference", {}):
     split = SPLITS[results["reference_split"]]
     parts.append(f"Real data ({split} split): {number(*results['reference'][metric])}.")
   commit = (results["made_by"].get("commit") or "unknown").replace("-dirty", "+")
   parts.append(f"`{results['command']}`, commit {commit[:7] + '+' * commit.endswith('+')}.")
-  return " ".join(parts)
+  return "\n".join(textwrap.wrap(" ".join(parts), 100, break_on_hyphens=False))
 
 
 def fill(text: str) -> str:
   """A document with its tables made anew. Raises `TableError`."""
+  said = ""  # below the table above
 
   def table(found: re.Match) -> str:
+    nonlocal said
     name, options = found.groups()
-    _, *parts = _OPTION.split(options)
-    chosen = dict(zip(parts[::2], parts[1::2], strict=True))
+    _, *words = _OPTION.split(options)
+    chosen = dict(zip(words[::2], words[1::2], strict=True))
     try:
-      body = render(load(name), **chosen)
+      results = load(name)
+      parts = [render(results, **chosen)]
     except TableError as error:
       raise TableError(f"table {name}{options}: {error}") from error
-    return f"<!-- table {name}{options} -->\n\n{body}\n\n<!-- end table -->"
+    before, said = said, caption(results, chosen.get("metric", ""))
+    if said != before:
+      parts.append(said)
+    return "\n\n".join([f"<!-- table {name}{options} -->", *parts, "<!-- end table -->"])
 
   return _TABLE.sub(table, text)
 

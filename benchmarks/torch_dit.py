@@ -248,7 +248,7 @@ def main() -> None:
     "made_by": made_by(platform.machine()),
     "rows": rows,
   }
-  print(tables.render(results, nfe=str(size)))
+  print(f"{tables.render(results, nfe=str(size))}\n\n{tables.caption(results)}")
   if args.out:
     args.out.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -34,8 +34,6 @@ def test_a_table_has_rows_as_asked_and_evaluations_in_order():
     "|---|---|---|",
     "| student | 23.28 ± 0.54 |  |",
     "| teacher | 86.100 | 25.0 ± 1.0 |",
-    "",
-    "Three seeds. Real data (validation split): 4.500. `python -m measure`, commit aaaaaaa+.",
   ]
 
 
@@ -53,6 +51,17 @@ def test_a_document_is_filled_in_once():
   assert "| student | 23.28 ± 0.54 |" in filled and "old" not in filled and "teacher" not in filled
   assert filled.startswith("# Title\n\n<!-- table digits") and filled.endswith("-->\nrest\n")
   assert tables.fill(filled) == filled
+
+
+def test_how_tables_were_measured_is_said_once_below_the_first_of_those_it_is_the_same_for():
+  tables.save("other", RESULTS | {"caption": "Two seeds."})
+  specs = ("digits metric=frechet", "digits nfe=4", "digits metric=entropy", "other nfe=4")
+  filled = tables.fill("\n".join(f"<!-- table {s} -->\n<!-- end table -->" for s in specs))
+  assert [line for line in filled.splitlines() if "seeds" in line] == [
+    "Three seeds. Real data (validation split): 4.500. `python -m measure`, commit aaaaaaa+.",
+    "Three seeds. `python -m measure`, commit aaaaaaa+.",
+    "Two seeds. `python -m measure`, commit aaaaaaa+.",
+  ]
 
 
 @pytest.mark.parametrize(
