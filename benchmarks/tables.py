@@ -43,6 +43,7 @@ TITLES = {
   "nfe_spent": "NFE spent",
   "nll": "nats per token",
   "perplexity": "perplexity",
+  "ratio": "student / teacher",
   "unigram_entropy": "unigram entropy, nats",
 }
 # What a results file keeps of an evaluation; command and commit stand for the whole config.
@@ -95,8 +96,9 @@ def caption(results: dict, metric: str = "") -> str:
   if metric in results.get("reference", {}):
     split = SPLITS[results["reference_split"]]
     parts.append(f"Real data ({split} split): {number(*results['reference'][metric])}.")
-  commit = (results["made_by"].get("commit") or "unknown").replace("-dirty", "+")
-  parts.append(f"`{results['command']}`, commit {commit[:7] + '+' * commit.endswith('+')}.")
+  if "command" in results:
+    commit = (results["made_by"].get("commit") or "unknown").replace("-dirty", "+")
+    parts.append(f"`{results['command']}`, commit {commit[:7] + '+' * commit.endswith('+')}.")
   return "\n".join(textwrap.wrap(" ".join(parts), 100, break_on_hyphens=False))
 
 
