@@ -50,7 +50,7 @@ def overview() -> dict:
       for model, (value, error) in found.items()
     ]
   return {
-    "caption": "From the tables below: mean of 1, 2 and 4 steps; Di[M]O at its one.",
+    "caption": "From the tables of docs/methods.md: mean of 1, 2 and 4 steps; Di[M]O at its one.",
     "column": "geometric mean",
     "rows": rows,
   }
