@@ -33,6 +33,7 @@ lint: $(VENV)/ready  ## check format and style
 	$(RUN) ruff check .
 
 tables: $(VENV)/ready  ## make the tables of README.md and docs/ from docs/results
+	$(RUN) benchmarks.overview
 	$(RUN) benchmarks.tables
 
 lock:  ## write constraints.txt: the newest versions that setup.py allows; make test tells whether they will do

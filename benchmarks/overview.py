@@ -1,6 +1,6 @@
 """All comparisons of methods in one table: their students beside their teachers.
 
-    python -m benchmarks.overview
+    make tables
 
 writes `docs/results/methods_overview.json`, for `benchmarks.tables`, from the results of
 `benchmarks.methods` there: the first metric of a student over that of its teacher in as many steps,

@@ -33,4 +33,4 @@ def test_its_error_has_those_of_student_and_teacher():
 
 
 def test_the_file_of_the_documentation_is_made_of_the_others():
-  assert tables.load(overview.NAME) == overview.overview(), "run python -m benchmarks.overview"
+  assert tables.load(overview.NAME) == overview.overview(), "run make tables"
