@@ -28,15 +28,18 @@ NAME = "methods_overview"
 
 def ratios(rows: list[dict], metric: str) -> dict[str, tuple[float, float]]:
   """The geometric mean over `STEPS` of student by teacher, and its error, of every student."""
-  cells: dict[str, dict[int, tuple[float, float]]] = {}
+  models: dict[str, dict[int, tuple[float, float]]] = {}
   for row in rows:
     if row["metric"] == metric and row["nfe"] in STEPS:
-      cells.setdefault(row["model"], {})[row["nfe"]] = row["value"], row["stderr"]
-  teacher, found = cells.pop("teacher"), {}
-  for name, own in cells.items():
+      models.setdefault(row["model"], {})[row["nfe"]] = row["value"], row["stderr"]
+  teacher, found = models.pop("teacher"), {}
+  for name, own in models.items():
     mean = statistics.geometric_mean([own[nfe][0] / teacher[nfe][0] for nfe in own])
-    relative = [error / value for nfe in own for value, error in (own[nfe], teacher[nfe])]
-    found[name] = mean, mean * math.hypot(*relative) / len(own)
+    # Those of the same students at other numbers of steps are no independent errors.
+    relative = [
+      statistics.mean(cells[nfe][1] / cells[nfe][0] for nfe in own) for cells in (own, teacher)
+    ]
+    found[name] = mean, mean * math.hypot(*relative)
   return found
 
 
@@ -50,7 +53,8 @@ def overview() -> dict:
       for model, (value, error) in found.items()
     ]
   return {
-    "caption": "From the tables of docs/methods.md: mean of 1, 2 and 4 steps; Di[M]O at its one.",
+    "caption": "Mean of 1, 2 and 4 steps (Di[M]O: 1), from docs/methods.md; ± has the teacher's"
+    " error, too.",
     "column": "geometric mean",
     "rows": rows,
   }

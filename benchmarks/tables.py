@@ -77,7 +77,7 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
   if not models:
     raise TableError("no such rows")
   columns = list(dict.fromkeys(row[column] for row in found if row["model"] in models))
-  columns = sorted(columns) if metric else columns
+  columns = sorted(columns) if metric and "column" not in results else columns
   lines = [
     f"| {TITLES.get(metric, metric)}{columns_are} | "
     + f"{' | '.join(TITLES.get(str(name), str(name)) for name in columns)} |",
@@ -104,10 +104,10 @@ def caption(results: dict, metric: str = "") -> str:
 
 def fill(text: str) -> str:
   """A document with its tables made anew. Raises `TableError`."""
-  said = ""  # below the table above
+  said, end = "", 0  # below the table above, and where that ends
 
   def table(found: re.Match) -> str:
-    nonlocal said
+    nonlocal said, end
     name, options = found.groups()
     _, *words = _OPTION.split(options)
     chosen = dict(zip(words[::2], words[1::2], strict=True))
@@ -116,7 +116,8 @@ def fill(text: str) -> str:
       parts = [render(results, **chosen)]
     except TableError as error:
       raise TableError(f"table {name}{options}: {error}") from error
-    before, said = said, caption(results, chosen.get("metric", ""))
+    before = "" if "\n#" in text[end : found.start()] else said  # a section says it anew
+    said, end = caption(results, chosen.get("metric", "")), found.end()
     if said != before:
       parts.append(said)
     return "\n\n".join([f"<!-- table {name}{options} -->", *parts, "<!-- end table -->"])

@@ -7,6 +7,7 @@ def get_config():
   config = digits_dmmd.get_config()
   distill = config.distill
   distill.method = "di4c"
+  distill.student_nfe = 8
   distill.batch_size = 16  # each with eight latents, at two times
   distill.noise = "latent"
   distill.noise_dim = 16

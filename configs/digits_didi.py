@@ -7,6 +7,7 @@ def get_config():
   config = digits_dmmd.get_config()
   distill = config.distill
   distill.method = "didi"
+  distill.student_nfe = 8
   distill.num_steps = 350
   distill.batch_size = 16  # each with a group of 4 samples
   # The paper: a learning rate of 1e-5 for the discriminator, EMA .999, 10,000 steps, no noise.

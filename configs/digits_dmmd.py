@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
   distill.noise = "pyramid"  # none | gaussian | pyramid | latent
   distill.noise_dim = 4
   distill.noise_scale = 5.0
-  distill.student_nfe = 2  # k; of 1, 2, 4 and 8 the best by far (docs/methods.md)
+  distill.student_nfe = 2  # k; 8 and 4 are far behind up to two steps (docs/methods.md)
   distill.teacher_dtype = "float32"
   distill.guidance = 0.0
   distill.temperature = 1.0

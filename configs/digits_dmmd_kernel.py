@@ -17,9 +17,9 @@ def get_config():
   distill.batch_size = 32
   distill.num_steps = 1000
   distill.dmmd_kernel.dmmd_noises = "first"
-  # Twice the rate of D-MMD: at that one Fréchet distances at 1, 2, 4 and 8 steps were 22.4, 17.5,
-  # 17.2 and 14.0 in place of 16.6, 15.6, 14.9 and 14.5 (1,000 updates, one seed, validation).
+  # Twice the rate of D-MMD: Fréchet distances at 1, 2, 4 and 8 steps of 16.6, 15.6, 14.9 and 14.5;
+  # at that of D-MMD 22.4, 17.5, 17.2 and 14.0 (1,000 updates, one seed, validation).
   distill.student_optimizer.learning_rate = 1e-3
   distill.auxiliary_optimizer.learning_rate = 2e-3
-  # Whole networks: changes of rank 16 are behind after 2,000 updates.
+  # Whole networks: changes of rank 16 were behind after 2,000 updates (docs/kernel_score.md).
   return config

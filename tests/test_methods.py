@@ -92,7 +92,10 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", made_for="1,2,4", minutes=1.0,
     chosen_for=None, out=tmp_path, seeds=3, split="held_out",
   )  # fmt: skip
-  chosen = methods.ready("dmmd", methods.DATA["digits"], args)
+  data = dataclasses.replace(
+    methods.DATA["digits"], overrides=("--config.distill.student_nfe=8",)
+  )  # what the config says is tried, too
+  chosen = methods.ready("dmmd", data, args)
   assert [x.lora_rank for _, x in tried] == [0] * 3 + [16] * 10
   assert [x.student_nfe for _, x in tried] == [8] * 6 + [1, 2, 4, 8] + [2] * 3
   optimizers = ("student_optimizer", "auxiliary_optimizer")
@@ -105,21 +108,21 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   assert [x.num_steps for _, x in tried] == [145] * 3 + [290] * 3 + [590] * 7
   assert search.load(chosen).distill.to_dict() == tried[-1][1].to_dict()
   tried.clear()
-  assert methods.ready("dmmd", methods.DATA["digits"], args) == chosen and not tried
+  assert methods.ready("dmmd", data, args) == chosen and not tried
   # Four times as long with what is best after a minute: nothing is chosen again.
   args.minutes, args.chosen_for = 4.0, 1.0
-  longer = methods.ready("dmmd", methods.DATA["digits"], args)
+  longer = methods.ready("dmmd", data, args)
   assert longer[:-1] == chosen[:-1] and not tried
   assert longer[-1] == "--config.distill.num_steps=2390"
-  redi = methods.ready("redi", methods.DATA["digits"], args)
+  redi = methods.ready("redi", data, args)
   assert [(x.lora_rank, x.num_steps) for _, x in tried] == [(0, 145)] * 3
   assert redi[-1] == "--config.distill.num_steps=1195"
-  methods.ready("dimo", methods.DATA["digits"], args)
+  methods.ready("dimo", data, args)
   # What won with other rates of the config, where the first choice comes to the same, is another.
   lower = [
     f"--config.distill.{n}.learning_rate={config.distill[n].learning_rate / 6}" for n in optimizers
   ]
-  data = dataclasses.replace(methods.DATA["digits"], overrides=tuple(lower))
+  data = dataclasses.replace(data, overrides=(*data.overrides, *lower))
   tried.clear(), special.clear()
   special[6] = (1.0, 1.0, 1.0, 1.0)
   methods.ready("dmmd", data, args)

@@ -55,13 +55,24 @@ def test_a_document_is_filled_in_once():
 
 def test_how_tables_were_measured_is_said_once_below_the_first_of_those_it_is_the_same_for():
   tables.save("other", RESULTS | {"caption": "Two seeds."})
-  specs = ("digits metric=frechet", "digits nfe=4", "digits metric=entropy", "other nfe=4")
-  filled = tables.fill("\n".join(f"<!-- table {s} -->\n<!-- end table -->" for s in specs))
-  assert [line for line in filled.splitlines() if "seeds" in line] == [
-    "Three seeds. Real data (validation split): 4.500. `python -m measure`, commit aaaaaaa+.",
-    "Three seeds. `python -m measure`, commit aaaaaaa+.",
-    "Two seeds. `python -m measure`, commit aaaaaaa+.",
-  ]
+  tables.save("derived", {"caption": "No seeds.", "rows": RESULTS["rows"]})
+  three, two = (f"{n} seeds. `python -m measure`, commit aaaaaaa+." for n in ("Three", "Two"))
+  real = "Three seeds. Real data (validation split): 4.500. `python -m measure`, commit aaaaaaa+."
+  expected = (
+    ("digits metric=frechet", real),
+    ("digits nfe=4", three),
+    ("digits metric=entropy", None),
+    ("other nfe=4", two),
+    ("digits nfe=4", three),
+    ("# A section", None),
+    ("digits nfe=16", three),
+    ("derived nfe=4", "No seeds."),
+  )
+  blocks = [s if s[0] == "#" else f"<!-- table {s} -->\n<!-- end table -->" for s, _ in expected]
+  filled = tables.fill("\n\n".join(blocks))
+  found = [line for line in filled.splitlines() if "seeds" in line]
+  assert found == [line for _, line in expected if line]
+  assert tables.fill(filled) == filled
 
 
 @pytest.mark.parametrize(
