@@ -5,15 +5,16 @@
 times a step of each method, compiled, and gives it as many steps as fill `--minutes`, less the time
 of what it makes before the first one, such as the couples of ReDi. A learning rate is chosen for
 each, and whole networks or changes of low rank where a method takes them, by the same search: of
-one seed and half of the time each, by the geometric mean of the first metric at one to eight steps
-on the validation split. Where a method leaves open for how many steps a student is made, that is
-chosen likewise with this rate, and then the rate again with that number, both in all of the time,
-since one depends on the other. `--chosen_for` is the time of the search, where it is not that of
-training: `--minutes=4 --chosen_for=1` trains four times as long with the settings for a minute.
-Then every seed is distilled and measured on `--split`. Process and loss are those of the teacher;
-what a method cannot do with it is printed in its own words.
+one seed, which no table has, and half of the time each, by the geometric mean of the first metric
+at one to eight steps on the validation split. Where a method leaves open for how many steps a
+student is made, that is chosen likewise with this rate, and then the rate again with that number,
+both in all of the time, since one depends on the other. `--chosen_for` is the time of the search,
+where it is not that of training: `--minutes=4 --chosen_for=1` trains four times as long with the
+settings for a minute. Then every seed is distilled and measured on `--split`. Process and loss are
+those of the teacher; what a method cannot do with it is printed in its own words.
 `--methods=dmmd,sdtt` takes some of them. Several teachers are taken by turns, one a seed. What is
-complete in `--out` is not run again, times and choices included (`choices/`).
+complete in `--out` is not run again, times and choices included (`choices/`), whichever code and
+machine made it: take another `--out` for these. Tables say which commit their rows are of.
 Arguments after `--` go to every run.
 
 It prints tables (mean over seeds, and the larger of its standard error and that of one cell; what
@@ -99,6 +100,11 @@ STEPS = (1, 2, 4, 8, 16)
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
 MADE_FOR = "1,2,4"  # besides what the config says
+# Extra arguments win over those of the comparison, whose tables would say what was not done.
+SET_HERE = frozenset({
+  "phases", "run.seed", "distill.num_steps", "distill.teacher_workdir", "evaluate.split",
+  "evaluate.teacher_nfe", "evaluate.student_nfe",
+})  # fmt: skip
 # Elsewhere `student_nfe` has no part in training, or is that of the last round.
 CHOOSES_STEPS = frozenset({"dmmd", "kernel_score", "dmmd_kernel"})
 
@@ -155,7 +161,7 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   def choose(what: str, grid: list[tuple], unchanged: list[str], seconds: float) -> tuple:
     """The best of `grid`; `unchanged` are the flags without what it varies."""
     key = (
-      f"of {what} at {search.CHOSEN_AT} steps after {seconds:g} s of"
+      f"of {what} by {data.metrics[0]} at {search.CHOSEN_AT} steps after {seconds:g} s of"
       f" {search.folder(method, unchanged, args)}"
     )
     candidates = [candidate(*point) for point in grid]
@@ -219,9 +225,12 @@ def main() -> None:
     parser.error(f"--chosen_for is {args.chosen_for:g}; expected minutes, more than 0")
   methods = args.methods.split(",")
   for word in args.extra:
-    made_for = "distill.student_nfe" in word and CHOOSES_STEPS.intersection(methods)
-    if made_for or "lora_rank" in word or "learning_rate" in word:
+    field = word.split("=")[0].removeprefix("--config.")
+    made_for = field == "distill.student_nfe" and CHOOSES_STEPS.intersection(methods)
+    if made_for or "lora_rank" in field or "learning_rate" in field:
       parser.error(f"{word} is what is chosen here; give --ranks, --rates and --made_for")
+    if field in SET_HERE:
+      parser.error(f"{word} is set here, and said below the tables; see --help")
   data, results, chosen_with = DATA[args.data], {}, []
   for method in methods:
     try:

@@ -27,13 +27,20 @@ NAME = "methods_overview"
 
 
 def ratios(rows: list[dict], metric: str) -> dict[str, tuple[float, float]]:
-  """The geometric mean over `STEPS` of student by teacher, and its error, of every student."""
+  """The geometric mean over `STEPS` of student by its teacher, and its error, of every student."""
   models: dict[str, dict[int, tuple[float, float]]] = {}
   for row in rows:
     if row["metric"] == metric and row["nfe"] in STEPS:
       models.setdefault(row["model"], {})[row["nfe"]] = row["value"], row["stderr"]
-  teacher, found = models.pop("teacher"), {}
+  teachers = {name: models.pop(name) for name in list(models) if name.startswith("teacher")}
+  of_student = {
+    student: cells
+    for name, cells in teachers.items()
+    for student in name.removeprefix(tables.TEACHER_OF).split(", ")
+  }
+  found = {}
   for name, own in models.items():
+    teacher = of_student.get(name, teachers["teacher"])
     mean = statistics.geometric_mean([own[nfe][0] / teacher[nfe][0] for nfe in own])
     # Those of the same students at other numbers of steps are no independent errors.
     relative = [

@@ -25,6 +25,8 @@ from dmmd_jax.training_log import DIVERGED
 
 # Where settings are chosen: one number of steps alone is within its errors for most of them.
 CHOSEN_AT = (1, 2, 4, 8)
+# None that students of a table have: they would be what looked best by chance.
+_SEED = 1000
 # Far below any metric that is chosen by.
 _LEAST = 1e-6
 # Steps that are timed, after a first one.
@@ -122,7 +124,7 @@ def choose(
   Those that cannot begin in time, or that diverge, are none. Raises `ConfigError` where no other is
   left.
   """
-  search = argparse.Namespace(**vars(args) | {"seeds": 1, "split": "validation"})
+  search = argparse.Namespace(**vars(args) | {"split": "validation"})
   num_steps = getattr(registry.find(method), "num_steps", lambda steps: steps)
   steps = tuple(dict.fromkeys(map(num_steps, CHOSEN_AT)))
 
@@ -130,14 +132,14 @@ def choose(
     try:
       flags = timed(*candidate, seconds)
       variant = f"search/{folder(method, flags, args)}", *split(flags)
-      (found,) = students.compare({method: variant}, steps, search, steps[:1])[method]
+      (found,) = students.compare({method: variant}, steps, search, steps[:1], [_SEED])[method]
     except config_checks.ConfigError:
       return math.inf
     except subprocess.CalledProcessError as error:
       if error.returncode != DIVERGED:
         raise
       return math.inf
-    cells = [found["student", metric, number] for number in steps]
+    cells = [found.cells["student", metric, number] for number in steps]
     # Unbiased estimates may be below 0, and one batch has no error.
     mean = statistics.geometric_mean([max(value, error, _LEAST) for value, error, _ in cells])
     return mean if math.isfinite(mean) else math.inf

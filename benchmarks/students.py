@@ -7,6 +7,7 @@ then have what teachers differ in, too. To choose settings it measures on the va
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import matplotlib
 import numpy as np
@@ -33,20 +35,33 @@ METRICS = {
 TEACHER = "TEACHER"
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What an evaluation found.
+
+  `cells` has value, standard error (0 where there is none) and NFE by model, metric and steps.
+  """
+
+  cells: dict[tuple[str, str, int], tuple[float, float, int]]
+  commit: str
+
+
 def compare(
   variants: dict[str, tuple[str, str, list[str]]],
   steps: tuple[int, ...],
   args: argparse.Namespace,
   teacher_steps: tuple[int, ...] = (),
-) -> dict[str, list[dict]]:
+  seeds: Iterable[int] | None = None,
+) -> dict[str, list[Measured]]:
   """What `read` finds for every seed of every variant: a folder in `--out`, a config, overrides.
 
-  The teacher is measured beside the first variant, by default at all steps.
+  The teacher is measured beside the first variant, by default at all steps. Seeds are the first
+  `--seeds` numbers, or those that are given.
   """
   teachers = teachers_of(args)
   results = {name: [] for name in variants}
-  for seed in range(args.seeds):
-    teacher = teachers[seed % len(teachers)]
+  for turn, seed in enumerate(range(args.seeds) if seeds is None else seeds):
+    teacher = teachers[turn % len(teachers)]
     for i, (name, (folder, config, overrides)) in enumerate(variants.items()):
       workdir = args.out / folder / str(seed)
       given = [f"--config.evaluate.teacher_nfe={steps[:1] if i else teacher_steps or steps}"]
@@ -79,17 +94,17 @@ def run(
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def read(workdir: pathlib.Path) -> dict[tuple, tuple[float, float, int]]:
-  """Value, standard error (0 where there is none) and NFE, by model, metric and steps."""
-  rows = json.loads((workdir / "evaluate" / "results.json").read_text())["rows"]
-  return {
+def read(workdir: pathlib.Path) -> Measured:
+  results = json.loads((workdir / "evaluate" / "results.json").read_text())
+  cells = {
     (row["model"], row["metric"], row["steps"]): (row["value"], row["stderr"] or 0.0, row["nfe"])
-    for row in rows
+    for row in results["rows"]
   }
+  return Measured(cells, tables.short_commit(results))
 
 
 def statistics(
-  results: dict[str, list[dict]], metric: str, steps: tuple[int, ...]
+  results: dict[str, list[Measured]], metric: str, steps: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
   """Mean over seeds, its error and the NFE at each number of steps, `[steps, 3]`, by row.
 
@@ -101,8 +116,8 @@ def statistics(
   rows |= {name: ("student", runs) for name, runs in results.items()}
   found = {}
   for name, (model, runs) in rows.items():
-    drawn = [number for number in steps if (model, metric, number) in runs[0]]
-    cells = np.array([[run[model, metric, number] for number in drawn] for run in runs])
+    drawn = [number for number in steps if (model, metric, number) in runs[0].cells]
+    cells = np.array([[run.cells[model, metric, number] for number in drawn] for run in runs])
     mean, error = mean_and_error(cells[..., 0], cells[..., 1])
     found[name] = np.stack([mean, error, cells[0, :, 2]], 1)
   return found
@@ -119,18 +134,27 @@ def mean_and_error(values: np.ndarray, sampling: np.ndarray) -> tuple[np.ndarray
 
 
 def summary(
-  results: dict[str, list[dict]],
+  results: dict[str, list[Measured]],
   metrics: tuple[str, ...],
   steps: tuple[int, ...],
   args: argparse.Namespace,
 ) -> dict:
-  """What `benchmarks.tables` shows: mean and error over seeds of every row, metric and NFE."""
+  """What `benchmarks.tables` shows: mean and error over seeds of every row, metric and NFE.
+
+  Rows have the commit of their runs, which may be older than this one.
+  """
   seeds = len(next(iter(results.values())))
   num_teachers = len(set(teachers_of(args)[:seeds]))
   teachers = "one teacher" if num_teachers == 1 else f"{num_teachers} teachers"
   few = "" if seeds >= 3 else "; fewer than three seeds say little of the spread between them"
+  first = next(iter(results))
+  commits = {
+    name: ", ".join(sorted({run.commit for run in runs})) for name, runs in results.items()
+  }
+  commits["teacher"] = commits[first]  # measured beside it
   rows = [
     {"model": name, "metric": metric, "nfe": int(nfe), "value": value, "stderr": stderr}
+    | {"commit": commits[name]}
     for metric in metrics
     for name, cells in statistics(results, metric, steps).items()
     for value, stderr, nfe in cells.tolist()
@@ -142,6 +166,8 @@ def summary(
     "command": shlex.join(
       ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
     ),
+    "seeds": seeds,
+    "split": args.split,
     "made_by": made_by(f"{platform.machine()}, {os.cpu_count()} cores"),
     "rows": rows,
   }

@@ -12,8 +12,11 @@ With `nfe=NFE` in place of a metric the metrics are the columns.
 
     python -m benchmarks.tables --add=digits --from runs/digits_dmmd
     python -m benchmarks.tables --add=noise --from "noise=runs/digits_dmmd" "none=runs/without"
+    python -m benchmarks.tables --into=hmm_methods --from runs/methods_hmm/results.json
 
-keep the results of a run, or of the students of several runs under names of their own.
+keep the results of a run, of the students of several runs under names of their own, or the students
+of a later comparison in place of those by their names. What rows were made from stays with them:
+their commit, their command, and their teacher where it is another one.
 """
 
 import argparse
@@ -46,6 +49,8 @@ TITLES = {
   "ratio": "student / teacher",
   "unigram_entropy": "unigram entropy, nats",
 }
+# Rows of another teacher than that of the file, followed by the names of its students.
+TEACHER_OF = "teacher of "
 # What a results file keeps of an evaluation; command and commit stand for the whole config.
 _KEPT = ("split", "rows", "reference", "reference_split", "bits_per_token", "made_by")
 _TABLE = re.compile(r"<!-- table (\S+)((?: \w+=.+?)*) -->\n.*?<!-- end table -->", re.DOTALL)
@@ -97,9 +102,29 @@ def caption(results: dict, metric: str = "") -> str:
     split = SPLITS[results["reference_split"]]
     parts.append(f"Real data ({split} split): {number(*results['reference'][metric])}.")
   if "command" in results:
-    commit = (results["made_by"].get("commit") or "unknown").replace("-dirty", "+")
-    parts.append(f"`{results['command']}`, commit {commit[:7] + '+' * commit.endswith('+')}.")
+    (commit, _), *others = _commits(results)
+    parts.append(f"`{results['command']}`, commit {commit}.")
+    parts += [f"{', '.join(models)}: commit {other}." for other, models in others]
   return "\n".join(textwrap.wrap(" ".join(parts), 100, break_on_hyphens=False))
+
+
+def _commits(results: dict) -> list[tuple[str, list[str]]]:
+  """The commits that students were made at, with their names; first that of most of them."""
+  is_student = lambda row: not row["model"].startswith("teacher")
+  of_model = {row["model"]: short_commit(results) for row in filter(is_student, results["rows"])}
+  of_model |= {
+    row["model"]: row["commit"] for row in filter(is_student, results["rows"]) if "commit" in row
+  }
+  models: dict[str, list[str]] = {}
+  for model, commit in of_model.items():
+    models.setdefault(commit, []).append(model)
+  return sorted(models.items(), key=lambda x: -len(x[1])) or [(short_commit(results), [])]
+
+
+def short_commit(results: dict) -> str:
+  """The commit that made a results file, with + where files differed from it."""
+  commit = (results.get("made_by", {}).get("commit") or "unknown").replace("-dirty", "+")
+  return commit[:7] + "+" * commit.endswith("+")
 
 
 def fill(text: str) -> str:
@@ -145,7 +170,69 @@ def of_runs(sources: list[str]) -> dict:
     name, _, path = source.rpartition("=")
     path = pathlib.Path(path)
     found.append(of_run(path, name) if path.is_dir() else json.loads(path.read_text()))
-  return found[0] | {"rows": [row for results in found for row in results["rows"]]}
+  splits = {results.get("split") for results in found}
+  if len(splits) > 1:
+    raise TableError(
+      f"results of several splits in one table: {', '.join(sorted(map(str, splits)))}"
+    )
+  rows = {}
+  for row in (row for results in found for row in results["rows"]):
+    cell = row["model"], row["metric"], row["nfe"]
+    if rows.setdefault(cell, row)["value"] != row["value"]:
+      raise TableError(
+        f"{' '.join(map(str, cell))} is there twice, with other values: name a student"
+        " NAME=WORKDIR, or put rows in the place of others with --into"
+      )
+  return found[0] | {"rows": list(rows.values())}
+
+
+def replaced(results: dict, newer: dict) -> dict:
+  """Results with the rows of the students of `newer` in place of their own, or after them.
+
+  Where `newer` has other values of the teacher, those are kept as rows of a `teacher of` these
+  students. Raises `TableError` where both were not measured alike.
+  """
+  for key in ("seeds", "split"):
+    if results.get(key) != newer.get(key):
+      raise TableError(f"{key}: {results.get(key)} in the file, {newer.get(key)} in what is put in")
+  own, new = _by_model(results), _by_model(newer)
+  teacher, measured = own.pop("teacher"), new.pop("teacher")
+  others = [
+    ([model for model in name.removeprefix(TEACHER_OF).split(", ") if model not in new], rows)
+    for name, rows in own.items()
+    if name.startswith(TEACHER_OF)
+  ]
+  if not _agree(teacher, measured):
+    known = next((models for models, rows in others if _agree(rows, measured)), None)
+    if known is None:
+      others.append((list(new), measured))
+    else:
+      known += new
+  students = {name: rows for name, rows in own.items() if not name.startswith(TEACHER_OF)} | new
+  named = [
+    row | {"model": TEACHER_OF + ", ".join(models)}
+    for models, rows in others
+    if models
+    for row in rows
+  ]
+  return results | {
+    "commands": results.get("commands", {}) | dict.fromkeys(new, newer["command"]),
+    "rows": [*teacher, *named, *(row for rows in students.values() for row in rows)],
+  }
+
+
+def _by_model(results: dict) -> dict[str, list[dict]]:
+  found: dict[str, list[dict]] = {}
+  for row in results["rows"]:
+    found.setdefault(row["model"], []).append(row)
+  return found
+
+
+def _agree(first: list[dict], second: list[dict]) -> bool:
+  """Whether two lists of rows, of one model, have cells in common, all of the same values."""
+  values = [{(row["metric"], row["nfe"]): row["value"] for row in rows} for rows in (first, second)]
+  common = values[0].keys() & values[1].keys()
+  return bool(common) and all(values[0][cell] == values[1][cell] for cell in common)
 
 
 def save(name: str, results: dict) -> None:
@@ -164,17 +251,20 @@ def documents() -> list[pathlib.Path]:
 def main() -> None:
   parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
   parser.add_argument("--add", help="name of a results file to write first")
+  parser.add_argument("--into", help="name of one to put the rows of students into")
   parser.add_argument("--from", nargs="+", dest="sources", help="workdirs, or a results.json")
   parser.add_argument("--command", help="the command that made it; default: what the file says")
   args = parser.parse_args()
-  if args.add:
-    results = of_runs(args.sources)
-    before = load(args.add) if (RESULTS / f"{args.add}.json").is_file() else {}
-    command = args.command or results.get("command") or before.get("command")
-    if not command:
-      parser.error("no results file says which command made it; give --command")
-    save(args.add, results | {"command": command})
   try:
+    if args.add:
+      results = of_runs(args.sources)
+      before = load(args.add) if (RESULTS / f"{args.add}.json").is_file() else {}
+      command = args.command or results.get("command") or before.get("command")
+      if not command:
+        parser.error("no results file says which command made it; give --command")
+      save(args.add, results | {"command": command})
+    if args.into:
+      save(args.into, replaced(load(args.into), of_runs(args.sources)))
     for path in documents():
       text = path.read_text()
       if (filled := fill(text)) != text:

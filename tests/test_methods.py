@@ -77,15 +77,18 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
     13: (1.2, 1.2, 1.2, 1.2),
   }
 
-  def compare(variants, steps, args, teacher_steps):
+  def compare(variants, steps, args, teacher_steps, seeds):
     expected = (1,) if "dimo" in variants else (1, 2, 4, 8)
-    assert (args.split, args.seeds, steps) == ("validation", 1, expected)
+    assert (args.split, steps) == ("validation", expected)
+    (seed,) = seeds
+    assert seed not in range(args.seeds)  # no student of a table is what looked best by chance
     assert teacher_steps == (1,)  # nothing is chosen by the teacher
     ((method, (folder, _, flags)),) = variants.items()
     tried.append((folder, search.load([DIGITS, *flags]).distill))
     values = special.get(len(tried), (2.0, 2.0, 2.0, 2.0))[: len(steps)]
     rows = zip(steps, values, strict=True)
-    return {method: [{("student", "frechet", step): (value, 0.2, step) for step, value in rows}]}
+    cells = {("student", "frechet", step): (value, 0.2, step) for step, value in rows}
+    return {method: [students.Measured(cells, "5eed")]}
 
   monkeypatch.setattr(students, "compare", compare)
   args = argparse.Namespace(
@@ -130,7 +133,8 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
 
 
 def test_one_batch_below_zero_can_be_chosen(monkeypatch):
-  found = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in search.CHOSEN_AT}
+  cells = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in search.CHOSEN_AT}
+  found = students.Measured(cells, "5eed")
   monkeypatch.setattr(students, "compare", lambda *_: {"dmmd": [found]})
   monkeypatch.setattr(search, "folder", lambda *_: "dmmd")
   candidates = [([DIGITS], (1e9, 1.0)), ([DIGITS], (0.0, 0.1))]
@@ -203,7 +207,7 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
     measured.append((*variants, teacher_steps))
     if "sdtt" in variants:
       raise subprocess.CalledProcessError(code, "main")
-    return {name: [found] * 3 for name in variants}
+    return {name: [students.Measured(found, "5eed")] * 3 for name in variants}
 
   monkeypatch.setattr(methods, "STEPS", (1, 2))
   chosen = search.at_rate([DIGITS, "--config.distill.num_steps=500"], 2.0)
@@ -233,11 +237,24 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
   assert measured == [("sdtt", (1, 2)), ("dmmd", (1, 2)), ("redi", (1,))]
 
 
-def test_what_is_chosen_is_not_given(capsys, monkeypatch):
-  monkeypatch.setattr(sys, "argv", ["methods", "--", "--config.distill.lora_rank=64"])
+@pytest.mark.parametrize(
+  ("word", "message"),
+  [
+    ("distill.lora_rank=64", "give --ranks"),
+    ("distill.student_optimizer.learning_rate=1.0", "give --ranks"),
+    ("distill.student_nfe=8", "--made_for"),
+    # The last flag wins: these would be the table of another split, seed or teacher.
+    ("evaluate.split=train", "is set here"),
+    ("run.seed=7", "is set here"),
+    ("distill.teacher_workdir=other", "is set here"),
+    ("distill.num_steps=3", "is set here"),
+  ],
+)
+def test_what_the_comparison_sets_is_not_given(word, message, capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["methods", "--", f"--config.{word}"])
   with pytest.raises(SystemExit):
     methods.main()
-  assert "give --ranks" in capsys.readouterr().err
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])

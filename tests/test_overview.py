@@ -26,6 +26,19 @@ def test_a_ratio_is_the_geometric_mean_over_one_two_and_four_steps():
   assert found == {"student": (pytest.approx(1.0), 0.0), "generator": (pytest.approx(0.25), 0.0)}
 
 
+def test_a_student_of_another_teacher_is_beside_that_one():
+  found = overview.ratios(
+    rows(
+      teacher={1: (10.0, 0.0)},
+      **{"teacher of ours, other": {1: (20.0, 1.0)}},
+      ours={1: (5.0, 0.0)},
+      student={1: (5.0, 0.0)},
+    ),
+    "frechet",
+  )
+  assert found == {"ours": (0.25, pytest.approx(0.0125)), "student": (0.5, 0.0)}
+
+
 def test_its_error_has_those_of_student_and_teacher():
   """Errors at several numbers of steps are of the same students, so that a mean has them whole."""
   noisy = rows(

@@ -8,16 +8,17 @@ import numpy as np
 from benchmarks import students
 
 
-def run(model, *cells):
-  return {
-    (model, "m", steps): (*cell, 2 * steps) for steps, cell in zip((1, 2), cells, strict=True)
+def run(commit, *student):
+  teacher = (5.0, 0.5), (6.0, 0.0)
+  cells = {
+    (model, "m", steps): (*cell, 2 * steps)
+    for model, values in (("student", student), ("teacher", teacher))
+    for steps, cell in zip((1, 2), values, strict=True)
   }
+  return students.Measured(cells, commit)
 
 
-RUNS = [
-  run("student", (1.0, 0.3), (1.0, 0.1)) | run("teacher", (5.0, 0.5), (6.0, 0.0)),
-  run("student", (1.0, 0.4), (3.0, 0.1)) | run("teacher", (5.0, 0.5), (6.0, 0.0)),
-]
+RUNS = [run("aaaaaaa", (1.0, 0.3), (1.0, 0.1)), run("bbbbbbb+", (1.0, 0.4), (3.0, 0.1))]
 
 
 def test_errors_over_seeds_are_never_below_those_of_a_cell():
@@ -30,9 +31,11 @@ def test_errors_over_seeds_are_never_below_those_of_a_cell():
 
 def test_a_summary_says_what_its_errors_are():
   args = argparse.Namespace(split="validation", teacher=None)
-  found = students.summary({"method": RUNS}, ("m",), (1, 2), args)
-  last = {"model": "method", "metric": "m", "nfe": 4, "value": 2.0, "stderr": 1.0}
-  assert found["rows"][-1] == last and len(found["rows"]) == 4
+  found = students.summary({"method": RUNS, "other": RUNS[:1]}, ("m",), (1, 2), args)
+  made = {"model": "method", "metric": "m", "nfe": 4, "value": 2.0, "stderr": 1.0}
+  made["commit"] = "aaaaaaa, bbbbbbb+"  # of the runs, whatever this one is
+  assert found["rows"][3] == made and len(found["rows"]) == 6
+  assert found["rows"][-1]["commit"] == "aaaaaaa"
   assert found["caption"].startswith("2 seeds of one teacher, against the validation split")
   assert "fewer than three" in found["caption"]
   args = argparse.Namespace(split="held_out", teacher=["a", "b"])
@@ -49,15 +52,23 @@ def test_seeds_take_teachers_by_turns(monkeypatch, tmp_path):
   overrides = ["--config.reference.workdir=TEACHER", "--x=1"]
   variants = {"ours": ("folder", "config.py", overrides), "other": ("b", "config.py", [])}
   found = students.compare(variants, (1, 2), args)
+  assert [call[1] for call in calls] == [0, 0, 1, 1, 2, 2]
   assert found["ours"] == [tmp_path / "folder" / str(seed) for seed in range(3)]
   assert [call[2] for call in calls] == ["a", "a", "b", "b", "a", "a"]
   nfe = "--config.evaluate.teacher_nfe="
   assert calls[2][-1] == [f"{nfe}(1, 2)", "--config.reference.workdir=b", "--x=1"]
   assert calls[3][-1] == [f"{nfe}(1,)"]  # of the same teacher
+  calls.clear()
+  students.compare(variants, (1, 2), args, seeds=[7])
+  assert [call[1:3] for call in calls] == [(7, "a")] * 2
 
 
 def test_comparisons_read_steps_and_errors(tmp_path):
   row = {"model": "student", "steps": 2, "nfe": 4, "metric": "fid", "value": 3.0, "stderr": None}
   (tmp_path / "evaluate").mkdir()
-  (tmp_path / "evaluate" / "results.json").write_text(json.dumps({"rows": [row]}))
-  assert students.read(tmp_path) == {("student", "fid", 2): (3.0, 0.0, 4)}
+  (tmp_path / "evaluate" / "results.json").write_text(
+    json.dumps({"rows": [row], "made_by": {"commit": "abcdefabcdef-dirty"}})
+  )
+  assert students.read(tmp_path) == students.Measured(
+    {("student", "fid", 2): (3.0, 0.0, 4)}, "abcdefa+"
+  )

@@ -1,6 +1,7 @@
 """The documentation shows what result files hold."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -123,3 +124,65 @@ def test_results_that_are_added_say_which_command_made_them(monkeypatch, tmp_pat
   monkeypatch.setattr("sys.argv", add)  # as the file of before says
   tables.main()
   assert json.loads((tmp_path / "new.json").read_text())["command"] == "make demo"
+
+
+def results_of(teacher, commit, split="held_out", **models):
+  values = {"teacher": teacher} | models
+  rows = [
+    {"model": model, "metric": "frechet", "nfe": nfe, "value": value, "stderr": 0.1}
+    | {"commit": commit}
+    for model, cells in values.items()
+    for nfe, value in zip((1, 2), cells, strict=False)
+  ]
+  made = {"made_by": {"commit": "c" * 40}, "command": f"python -m measure {commit}"}
+  return {"caption": "One seed.", "seeds": 1, "split": split, "rows": rows, **made}
+
+
+def cells(results):
+  rows: dict = {}
+  for row in results["rows"]:
+    rows.setdefault(row["model"], []).append(row["value"])
+  return rows
+
+
+def test_students_of_a_later_comparison_keep_their_teacher_command_and_commit():
+  first = results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0), other=(4.0, 3.0), third=(7.0, 6.0))
+  same = tables.replaced(first, results_of((9.0,), "bbbbbbb", ours=(2.0, 1.0)))
+  expected = {"teacher": [9, 8], "ours": [2, 1], "other": [4, 3], "third": [7, 6]}
+  assert cells(same) == expected and same["commands"] == {"ours": "python -m measure bbbbbbb"}
+  below = tables.caption(same)
+  assert below == "One seed. `python -m measure aaaaaaa`, commit aaaaaaa. ours: commit bbbbbbb."
+
+  again = tables.replaced(same, results_of((9.5, 8.0), "ddddddd", ours=(2.5, 1.5), new=(1.0, 1.0)))
+  assert list(cells(again)) == ["teacher", "teacher of ours, new", "ours", "other", "third", "new"]
+  assert cells(again)["teacher of ours, new"] == [9.5, 8.0] and cells(again)["ours"] == [2.5, 1.5]
+  # More students of that one, and one that is no longer of it.
+  more = tables.replaced(again, results_of((9.5, 8.0), "ddddddd", other=(0.5, 0.5)))
+  assert list(cells(more))[:2] == ["teacher", "teacher of ours, new, other"]
+  back = tables.replaced(more, results_of((9.0, 8.0), "eeeeeee", ours=(3.0, 2.0)))
+  assert list(cells(back))[:2] == ["teacher", "teacher of new, other"]
+  last = tables.replaced(back, results_of((9.0, 8.0), "eeeeeee", new=(3.0, 2.0), other=(1.0, 1.0)))
+  assert list(cells(last)) == ["teacher", "ours", "other", "third", "new"]
+
+
+def test_what_was_measured_otherwise_is_not_put_into_a_table():
+  first = results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0))
+  with pytest.raises(tables.TableError, match="split: held_out in the file, validation in what"):
+    tables.replaced(first, results_of((9.0, 8.0), "aaaaaaa", "validation", ours=(3.0, 2.0)))
+
+
+def test_files_that_do_not_agree_are_not_added_to_each_other(tmp_path):
+  paths = [str(tmp_path / name) for name in ("a.json", "b.json", "c.json", "d.json")]
+  found = [
+    results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0)),
+    results_of((9.0, 8.0), "bbbbbbb", other=(3.0, 2.0)),
+    results_of((9.5, 8.0), "bbbbbbb", third=(3.0, 2.0)),
+    results_of((9.0, 8.0), "bbbbbbb", "validation", third=(3.0, 2.0)),
+  ]
+  for path, results in zip(paths, found, strict=True):
+    pathlib.Path(path).write_text(json.dumps(results))
+  assert cells(tables.of_runs(paths[:2])) == {"teacher": [9, 8], "ours": [3, 2], "other": [3, 2]}
+  with pytest.raises(tables.TableError, match="teacher frechet 1 is there twice"):
+    tables.of_runs([paths[0], paths[2]])
+  with pytest.raises(tables.TableError, match="one table: held_out, validation"):
+    tables.of_runs([paths[0], paths[3]])
