@@ -53,7 +53,8 @@ class Cosine:
     return jnp.sin(jnp.pi / 2 * t)
 
   def alpha_prime(self, t: jax.Array) -> jax.Array:
-    return -jnp.pi / 2 * jnp.cos(jnp.pi / 2 * t)
+    # Not the cosine of t, which in float32 is below 0 at t = 1.
+    return -jnp.pi / 2 * jnp.sin(jnp.pi / 2 * (1.0 - t))
 
   def time_at(self, beta: jax.Array) -> jax.Array:
     return 2 / jnp.pi * jnp.arcsin(beta)

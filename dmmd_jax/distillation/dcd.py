@@ -31,6 +31,7 @@ from dmmd_jax.diffusion.processes import Process, spread
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.divergences import mean_divergence
 from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.rollout import with_prompts
 from dmmd_jax.rules import Whole, setting
 
 
@@ -70,7 +71,8 @@ class DCD:
     begin = sample_times(time_key, len(x) * p.num_blocks)
     t = spread(jnp.minimum(begin + step_size, 1.0), p.num_blocks, x.shape[1])
     s = t - step_size
-    z_t, z_s = corrupt_together(p.process, corrupt_key, x, t, s)
+    path = corrupt_together(p.process, corrupt_key, x, t, s)
+    z_t, z_s = (with_prompts(z, x, batch.prompts) for z in path)
     log_student = p.student.given(batch).log_mean(eta, z_t, t)
     log_teacher = p.teacher.given(batch).log_mean(theta, z_s, s)
     loss, entropy = mean_divergence(
@@ -81,11 +83,13 @@ class DCD:
   @staticmethod
   def problems(config: Any, shape: tuple[int, ...]) -> Iterator[str]:
     c = config.distill.dcd
-    if c.teacher_nfe < 2 ** (c.rounds - 1):
+    # In one step from 1 to 0 the target is data itself: from masks nothing is left to learn, and
+    # from all else a student of the least divergence says the likeliest token alone.
+    if c.teacher_nfe < 2**c.rounds:
       yield (
         f"distill.dcd.teacher_nfe is {c.teacher_nfe} and distill.dcd.rounds {c.rounds}; the last"
-        f" round would step {2 ** (c.rounds - 1) / c.teacher_nfe:g}, further than from 1 to 0: have"
-        f" fewer rounds, or a teacher_nfe of at least {2 ** (c.rounds - 1)}"
+        f" round would step {2 ** (c.rounds - 1) / c.teacher_nfe:g}, where at most 0.5 leaves a"
+        f" teacher to follow: have fewer rounds, or a teacher_nfe of at least {2**c.rounds}"
       )
     yield from updates.problems_of_rounds(config)
 

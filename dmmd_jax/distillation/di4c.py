@@ -41,6 +41,7 @@ from dmmd_jax.diffusion.categorical import draw, entropy, kl, mean_where, trunca
 from dmmd_jax.diffusion.processes import Masked
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.parts import Network, Parts
+from dmmd_jax.distillation.rollout import with_prompts
 from dmmd_jax.positions import Deferred, map_positions
 from dmmd_jax.rules import Real, Whole, setting
 
@@ -140,7 +141,7 @@ class Di4C:
     p, c, x = self.parts, self.di4c, batch.tokens
     keys = jax.random.split(key, 8)
     t = self._times(keys[0], len(x))
-    z_t = p.process.corrupt(keys[1], x, t)
+    z_t = with_prompts(p.process.corrupt(keys[1], x, t), x, batch.prompts)
     # From here on every example has a row for each of its latents.
     z, times = (jnp.repeat(a, c.num_latents, axis=0) for a in (z_t, t))
     student = p.student.given(batch)

@@ -21,6 +21,7 @@ from dmmd_jax.diffusion import losses
 from dmmd_jax.diffusion.categorical import draw, entropy, kl, log_prob_of, uniforms
 from dmmd_jax.diffusion.processes import expand
 from dmmd_jax.distillation import updates
+from dmmd_jax.distillation.rollout import with_prompts
 from dmmd_jax.positions import Deferred, map_positions, mean_positions
 from dmmd_jax.rules import Choice, Real, Whole, setting
 
@@ -83,8 +84,8 @@ class DiDi(updates.WithAuxiliary):
     tau = losses.sample_times(time_key, len(batch.tokens))
     of_group = jnp.repeat(tau, size)
     path = self.draw_path(eta, batch, of_group, path_key)
-    fakes = p.process.corrupt(fake_key, path.x, of_group)
-    data = p.process.corrupt(data_key, batch.tokens, tau)
+    fakes = with_prompts(p.process.corrupt(fake_key, path.x, of_group), path.x, batch.prompts)
+    data = with_prompts(p.process.corrupt(data_key, batch.tokens, tau), batch.tokens, batch.prompts)
     of_fakes = self.log_ratios(phi, theta, batch, fakes, of_group, path.x)
     of_data = self.log_ratios(phi, theta, batch, data, tau, batch.tokens)
     discriminator = (
@@ -164,12 +165,13 @@ class DiDi(updates.WithAuxiliary):
       )
     if distill.from_prior:
       yield "distill.from_prior is True; DiDi-Instruct has its own two steps: set it to False"
-    if distill.teacher_dtype != "float32":
-      yield (
-        f"distill.teacher_dtype is {distill.teacher_dtype!r}; rewards are small differences between"
-        " the discriminator and the teacher it started from, which rounding would hide: use"
-        " 'float32'"
-      )
+    of_teacher = {"distill.teacher_dtype": distill.teacher_dtype}
+    for field, dtype in (of_teacher | {"network.dtype": config.network.dtype}).items():
+      if dtype != "float32":
+        yield (
+          f"{field} is {dtype!r}; rewards are small differences between the discriminator and the"
+          " teacher it started from, which rounding would hide: use 'float32'"
+        )
     if (distill.temperature, distill.top_p, distill.guidance) != (1, 1, 0):
       yield (
         "distill.temperature, distill.top_p and distill.guidance act on the teacher, where a"

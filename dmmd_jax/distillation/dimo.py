@@ -29,6 +29,7 @@ from dmmd_jax.diffusion.categorical import (
 from dmmd_jax.diffusion.processes import Masked
 from dmmd_jax.diffusion.samplers import Predict, Prompt, Samples
 from dmmd_jax.distillation import updates
+from dmmd_jax.distillation.rollout import with_prompts
 from dmmd_jax.positions import map_positions, mean_positions
 from dmmd_jax.rules import Choice, Real, setting
 
@@ -81,7 +82,7 @@ class DiMO(updates.WithAuxiliary):
     log_p = p.student.given(batch).log_mean(eta, z_1, t_1, noise_key)
     x = map_positions(draw, log_p, uniforms(x_key, z_1.shape))
     t = losses.sample_times(time_key, len(x))
-    z_t = p.process.corrupt(mask_key, x, t)
+    z_t = with_prompts(p.process.corrupt(mask_key, x, t), x, batch.prompts)
     log_theta = p.teacher.given(batch).log_mean(theta, z_t, t)
     log_phi = p.auxiliary.given(batch).log_mean(phi, z_t, t)
     (generator, auxiliary), (divergence, entropies) = mean_positions(

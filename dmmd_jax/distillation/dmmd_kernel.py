@@ -51,7 +51,7 @@ class DMMDKernel(updates.WithAuxiliary):
       noises = Noises()
     networks = of_dmmd.networks(theta, batch)
     student = of_dmmd.networks(theta, noises.repeat(batch)).student
-    r = rollout(objective, student, eta, batch.tokens, rollout_key, noises)
+    r = rollout(objective, student, eta, batch.tokens, rollout_key, noises, batch.prompts)
     given = noises.first(r) if self.dmmd_kernel.dmmd_noises == "first" else r
     generator, auxiliary, metrics = dmmd_losses(objective, networks, phi, given)
     if for_student:

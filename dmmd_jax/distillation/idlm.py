@@ -44,7 +44,9 @@ class IDLM(updates.WithAuxiliary):
     """Losses of student and auxiliary model, and metrics, on a rollout of its own."""
     rollout_key, _ = jax.random.split(key)
     networks = DMMD(self.parts, _AS_DMMD).networks(theta, batch)
-    r = rollout(self.objective, networks.student, eta, batch.tokens, rollout_key)
+    r = rollout(
+      self.objective, networks.student, eta, batch.tokens, rollout_key, prompts=batch.prompts
+    )
     return dmmd_losses(self.objective, networks, phi, r)
 
   @property

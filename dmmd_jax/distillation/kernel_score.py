@@ -212,7 +212,7 @@ class KernelScore:
       independent_times=score.independent_times,
     )
     corrupt_key, noise_key, score_key = jax.random.split(key, 3)
-    start = corrupt(steps, batch.tokens, corrupt_key)
+    start = corrupt(steps, batch.tokens, corrupt_key, batch.prompts)
     z_t, _, t = (jnp.repeat(part, self.score.num_noises, axis=0) for part in start)
     log_p = p.student.given(batch).log_mean(eta, z_t, t, noise_key)
     value = score(theta, log_p, batch, z_t, t, score_key)

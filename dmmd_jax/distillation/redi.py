@@ -249,6 +249,9 @@ class ReDi:
           f"distill.noise_dim is {distill.noise_dim}; expected at least {_PER_TOKEN * tokens},"
           f" three numbers for each of {tokens} tokens of a position"
         )
+      # Here the slope of alpha is 0 at t = 1, and with it the bound's weight.
+      if c.loss == "bound" and distill.from_prior and config.process.schedule == "cosine":
+        yield _no_bound_of_prior("cosine schedule")
       return
     if distill.noise != "none":
       yield (
@@ -262,10 +265,14 @@ class ReDi:
         " distill.redi.loss='cross_entropy'"
       )
     if c.loss == "bound" and distill.from_prior:
-      yield (
-        f"distill.from_prior is True; at t = 1 the bound of the {process} process is 0: use"
-        " distill.redi.loss='cross_entropy'"
-      )
+      yield _no_bound_of_prior(f"{process} process")
+
+
+def _no_bound_of_prior(of: str) -> str:
+  return (
+    f"distill.from_prior is True; at t = 1 the bound of the {of} is 0: use"
+    " distill.redi.loss='cross_entropy'"
+  )
 
 
 def _names(x: jax.Array) -> tuple[str | None, ...]:

@@ -97,7 +97,22 @@ class Rollout(NamedTuple):
   s: jax.Array
 
 
-def corrupt(c: Steps, x_data: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def with_prompts(z: jax.Array, x: jax.Array, prompts: jax.Array | None) -> jax.Array:
+  """`z` int `[B, D]` with the first tokens of `x` put back, as many as `prompts` int `[n]` says.
+
+  A network sees prompts as they are, whatever `z` is (`Network.given`). Put back, they are not
+  counted as noisy either: means over noisy positions are those of answers. `B/n` rows in a row are
+  of one prompt.
+  """
+  if prompts is None:
+    return z
+  lengths = jnp.repeat(prompts, len(z) // len(prompts))[:, None]
+  return jnp.where(jnp.arange(z.shape[1]) < lengths, jnp.repeat(x, len(z) // len(x), 0), z)
+
+
+def corrupt(
+  c: Steps, x_data: jax.Array, key: jax.Array, prompts: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws `z_t ~ q(z_t | x_data)`, `s` and `t`, within `1/steps` above it or as `c` says."""
   time_key, step_key, corrupt_key = jax.random.split(key, 3)
   draw = losses.independent_times if c.independent_times else losses.sample_times
@@ -107,7 +122,8 @@ def corrupt(c: Steps, x_data: jax.Array, key: jax.Array) -> tuple[jax.Array, jax
   if c.from_prior:
     t = jnp.ones_like(s)
   s, t = (spread(times, c.num_blocks, x_data.shape[1]) for times in (s, t))
-  return c.process.corrupt(corrupt_key, x_data, t), s, t
+  z_t = c.process.corrupt(corrupt_key, x_data, t)
+  return with_prompts(z_t, x_data, prompts), s, t
 
 
 def laws(
@@ -135,19 +151,22 @@ def rollout(
   x_data: jax.Array,
   key: jax.Array,
   noises: Noises = Noises(),
+  prompts: jax.Array | None = None,
 ) -> Rollout:
   """Corrupts data int `[B, ...]`, lets the student predict, and steps to `z_s` (Algorithm 1).
 
-  With more noises a `z_t` is seen by so many students that differ in their noise only.
+  The student's `x` has the prompts of the data, whose lengths int `[B]` are `prompts`. With more
+  noises a `z_t` is seen by so many students that differ in their noise only.
   """
   process = c.process
   corrupt_key, noise_key, x_key, z_key = jax.random.split(key, 4)
-  start = corrupt(c, x_data, corrupt_key)
+  start = corrupt(c, x_data, corrupt_key, prompts)
   z_t, s, t = noises.repeat(start)
   log_p, log_mean = laws(c, student(eta, z_t, t, noise_key), z_t, t)
   x = map_positions(draw, log_mean, uniforms(x_key, z_t.shape))
   if c.renoise == "forward":
-    z_s = process.corrupt(z_key, x, s)
+    lengths = None if prompts is None else noises.repeat(prompts)
+    z_s = with_prompts(process.corrupt(z_key, x, s), x, lengths)
   else:
     z_s = process.sample_posterior(z_key, z_t, x, s, t)
   return Rollout(z_t, t, log_p, log_mean, x, z_s, s)

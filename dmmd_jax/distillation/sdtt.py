@@ -24,6 +24,7 @@ from dmmd_jax.diffusion.processes import spread
 from dmmd_jax.distillation import updates
 from dmmd_jax.distillation.divergences import DIVERGENCES, mean_divergence
 from dmmd_jax.distillation.parts import Parts
+from dmmd_jax.distillation.rollout import with_prompts
 from dmmd_jax.positions import Deferred, map_positions
 from dmmd_jax.rules import Choice, Whole, setting
 
@@ -67,7 +68,7 @@ class SDTT:
     p, x = self.parts, batch.tokens
     time_key, corrupt_key, target_key = jax.random.split(key, 3)
     t = spread(sample_times(time_key, len(x) * p.num_blocks), p.num_blocks, x.shape[1])
-    z_t = p.process.corrupt(corrupt_key, x, t)
+    z_t = with_prompts(p.process.corrupt(corrupt_key, x, t), x, batch.prompts)
     predict = functools.partial(p.teacher.given(batch).log_mean, theta)
     log_target = targets(predict, p.process, z_t, t, step_size, target_key)
     log_student = p.student.given(batch).log_mean(eta, z_t, t)

@@ -45,3 +45,13 @@ def test_a_slope_that_is_infinite_at_zero_is_large():
   t, z = jnp.zeros(1), jnp.zeros(1, int)
   grad = jax.grad(lambda log_x: losses.bound(process, x, log_x, z, t).sum())(jnp.log(x + 0.1))
   assert jnp.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("schedule", enumeration.SCHEDULES, ids=repr)
+def test_no_time_has_a_weight_below_zero(schedule):
+  """The cosine of float32's pi/2 is below 0: at t = 1 the bound would train the wrong way."""
+  t = jnp.append(jnp.linspace(0.001, 1.0, 1000), 1.0)
+  slope = jax.jit(schedule.alpha_prime)(t)
+  assert (slope <= 0).all()
+  if schedule == schedules.Cosine():
+    assert slope[-1] == 0

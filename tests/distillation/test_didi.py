@@ -235,6 +235,8 @@ def test_where_the_discriminator_rests():
   [
     ({"process.name": "uniform"}, "process.name is 'uniform'"),
     ({"network.block": 4}, "network.block is 4"),
+    ({"network.dtype": "bfloat16"}, "network.dtype is 'bfloat16'; rewards are small"),
+    ({"distill.teacher_dtype": "bfloat16"}, "distill.teacher_dtype is 'bfloat16'; rewards"),
     ({"distill.temperature": 0.9}, "distill.temperature, distill.top_p"),
     ({"distill.guidance": 1.0}, "distill.temperature, distill.top_p"),
   ],

@@ -25,7 +25,8 @@ def make_config(rank, **changes):
   config = coins_dmmd.get_config()
   config.run.tensorboard = False
   config.network.update({"width": 16, "depth": 2})
-  config.distill.update({"lora_rank": rank, "updates": "joint", "batch_size": 16} | changes)
+  joint = {"updates": "joint", "auxiliary_updates": 1}
+  config.distill.update({"lora_rank": rank, "batch_size": 16} | joint | changes)
   return config
 
 

@@ -280,8 +280,17 @@ def test_a_network_that_has_no_blocks_is_taken():
       "trained with cross-entropy",
     ),
     (
-      {"process.name": "uniform", "distill.noise": "none", "distill.from_prior": True},
+      {
+        "process.name": "uniform",
+        "distill.noise": "none",
+        "distill.from_prior": True,
+        "distill.student_nfe": 1,
+      },
       "the bound of the uniform process is 0",
+    ),
+    (
+      {"process.schedule": "cosine", "distill.from_prior": True, "distill.student_nfe": 1},
+      "the bound of the cosine schedule is 0",
     ),
   ],
 )

@@ -14,11 +14,13 @@ from dmmd_jax import config_file
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import Sampling
 from dmmd_jax.diffusion.samplers.revealing import Confidence
+from dmmd_jax.distillation import registry
 from dmmd_jax.phases import distill, models, teacher
 from dmmd_jax.positions import whole
 from dmmd_jax.teachers.convert import make_denoiser
 
 LENGTH = 8
+KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,38 @@ def test_distillation_has_no_gradient_from_prompts(answering):
     lambda: method.losses(eta, params, params, Batch(*batch), jax.random.key(0))
   )()
   np.testing.assert_allclose([generator, auxiliary], 0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dmmd", "dmmd_kernel", "kernel_score", "sdtt", "dcd", "di4c"])
+def test_means_over_noisy_tokens_are_those_of_answers(name, answering):
+  """An untrained student is as unsure as can be of all that it has to draw: prompts are certain,
+  and a mean that had them would be an eighth of that."""
+  config, _, params, _ = answering
+  found = metrics_of(name, config, *[jax.tree.map(jnp.zeros_like, params)] * 3)
+  np.testing.assert_allclose(found["entropy"], np.log(27), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "metric"), [("didi", "log_ratio"), ("dimo", "divergence")])
+def test_what_answers_are_compared_by_is_theirs(name, metric, answering):
+  """The same, whether the prompt is masked or not: the mean of examples with an answer to see."""
+  config, _, params, _ = answering
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  other = jax.tree.map(lambda x: 0.1 * x, params)
+  found = metrics_of(name, config, zeros, other, zeros)
+  without = metrics_of(name, config, zeros, other, zeros, prompt=0)
+  assert abs(found[metric]) > 0.3 * abs(without[metric]) > 0
+
+
+def metrics_of(name, config, eta, phi, theta, prompt=LENGTH - 1):
+  """Metrics of a method on 32 examples of which all but the last token is a prompt."""
+  config = config.copy_and_resolve_references()
+  config.distill.update({"method": name, "noise": registry.find(name).noises[0], "noise_dim": 2})
+  data = dataclasses.make_dataclass("D", ["shape", "num_categories", "num_classes", "tokenizer"])
+  method = distill.make_method(config, data((LENGTH,), 27, 0, None))
+  eta = jax.tree.map(jnp.zeros_like, nn.unbox(jax.eval_shape(method.parts.student.init, KEY)))
+  tokens = np.random.default_rng(1).integers(0, 27, (32, LENGTH))
+  batch = Batch(tokens, None, np.full(32, prompt))
+  if hasattr(method, "losses"):
+    return jax.jit(lambda: method.losses(eta, phi, theta, batch, KEY))()[2]
+  step = (jnp.float32(0.1),) if name in ("sdtt", "dcd") else ()
+  return jax.jit(lambda: method.loss(eta, theta, *step, batch, KEY))()[1]
