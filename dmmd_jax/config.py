@@ -195,3 +195,13 @@ def _check_distillation(config: ConfigDict) -> None:
     "guidance is above 0 with distill.teacher 'exact'; only a network is guided: set it to 0, or"
     " distill.teacher to 'network'",
   )
+  require(
+    not distill.from_prior or distill.student_nfe == 1,
+    f"distill.from_prior is True and distill.student_nfe {distill.student_nfe}; a student that sees"
+    " t = 1 alone is one of a single step: set distill.student_nfe=1, or from_prior=False",
+  )
+  require(
+    distill.updates != "joint" or distill.auxiliary_updates == 1,
+    f"distill.updates is 'joint' and distill.auxiliary_updates {distill.auxiliary_updates}; both"
+    " networks are updated once from one evaluation: set it to 1, or updates='alternate'",
+  )

@@ -19,8 +19,8 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
     f"network.classes is True; {config.dataset.name} has no labels",
   )
   guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
-  if guided and not network.classes:
-    check_guidance_by_tokens(config, shape)
+  if guided:
+    check_guidance(config, shape)
   if network.name == "uvit":
     _check_uvit(network, shape)
     return
@@ -34,8 +34,11 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
     _check_blocks(config, shape, patch)
 
 
-def check_guidance_by_tokens(config: ConfigDict, shape: tuple[int, ...]) -> None:
-  """Raises `ConfigError` where a network that knows no classes cannot be guided."""
+def check_guidance(config: ConfigDict, shape: tuple[int, ...]) -> None:
+  """Raises `ConfigError` where the teacher of a config cannot be guided."""
+  if config.network.classes:
+    check_guidance_by_labels(config)
+    return
   found = "guidance is above 0 with network.classes=False and"
   # Weights that suit labels are far too large for tokens: one must not pass for the other.
   require(len(shape) == 1, f"{found} images; these are guided by labels: set network.classes=True")
@@ -47,6 +50,15 @@ def check_guidance_by_tokens(config: ConfigDict, shape: tuple[int, ...]) -> None
   require(
     config.network.get("block", 0) in (0, *shape),
     f"{found} network.block; a network of several blocks is not guided: set guidance to 0",
+  )
+
+
+def check_guidance_by_labels(config: ConfigDict) -> None:
+  """Raises `ConfigError` where a teacher's own config left out no labels, if it knows any."""
+  require(
+    not config.network.classes or config.teacher.label_dropout > 0,
+    "guidance is above 0, and the teacher's label_dropout 0; one that has always seen labels says"
+    " nothing without them: train it with teacher.label_dropout=0.1, or set guidance to 0",
   )
 
 

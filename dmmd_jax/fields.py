@@ -74,7 +74,9 @@ _TRAINING = {
   "num_steps": Field(Whole(1), "Updates of the model."),
   "batch_size": Field(Whole(1, 2**20), "Examples of an update."),
   "microbatches": Field(
-    Whole(1), "Parts of a batch taken one after the other: less memory, the same update."
+    Whole(1),
+    "Parts of a batch taken one after the other: less memory, the same update where losses are"
+    " means over examples (those of sdtt and dcd are over the masks of a part).",
   ),
   "ema": Field(
     Real("[0, 1)"), "Decay of the average of parameters, which is what other phases use."

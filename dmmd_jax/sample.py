@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dmmd_jax import cli, config_settings, sample_files
 from dmmd_jax.config import ConfigError, example_shape
-from dmmd_jax.config_network import check_guidance_by_tokens
+from dmmd_jax.config_network import check_guidance
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.diffusion import registry
 from dmmd_jax.records import Source
@@ -108,8 +108,8 @@ def check(args, config, kind: str) -> None:
       "--guidance is given; a student has that of its distillation: leave it out, or use"
       " --model=teacher"
     )
-  if args.guidance and not knows_classes:
-    check_guidance_by_tokens(config, example_shape(config))
+  if args.guidance:
+    check_guidance(config, example_shape(config))
   if args.prompt and kind != "texts":
     raise ValueError(f"--prompt is given; this is a run on {config.dataset.name}, not on text")
 

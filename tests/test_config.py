@@ -278,6 +278,29 @@ def test_an_exact_teacher_is_not_guided(field):
   checks.check(config)
 
 
+@pytest.mark.parametrize("field", ["distill.guidance", "evaluate.teacher_guidance"])
+def test_a_teacher_that_has_always_seen_labels_is_not_guided_by_them(field):
+  config = digits(network__classes=True, teacher__label_dropout=0.0)
+  checks.check(config)
+  config.update_from_flattened_dict({field: 1.0})
+  with pytest.raises(checks.ConfigError, match="label_dropout 0; one that has always seen labels"):
+    checks.check(config)
+  config.teacher.label_dropout = 0.1
+  checks.check(config)
+
+
+def test_a_student_of_the_prior_alone_is_one_of_a_single_step():
+  checks.check(digits(distill__from_prior=True, distill__student_nfe=1))
+  with pytest.raises(checks.ConfigError, match=r"distill\.student_nfe 2; a student that sees"):
+    checks.check(digits(distill__from_prior=True, distill__student_nfe=2))
+
+
+def test_joint_updates_are_one_of_each_network():
+  checks.check(digits(distill__auxiliary_updates=3))
+  with pytest.raises(checks.ConfigError, match=r"distill\.auxiliary_updates 3; both networks"):
+    checks.check(digits(distill__auxiliary_updates=3, distill__updates="joint"))
+
+
 def test_choices_of_dmmd_do_not_bind_the_kernel_score_alone():
   checks.check(digits(process__name="uniform", distill__method="kernel_score"))
 

@@ -8,6 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dmmd_jax import training
+from dmmd_jax.config_network import check_guidance_by_labels
 from dmmd_jax.data.pipeline import Batches
 from dmmd_jax.distillation import registry
 from dmmd_jax.distillation.low_rank import LowRank
@@ -24,6 +25,8 @@ def run(
 ) -> dict[str, Any]:
   """Runs `config.distill.num_steps` steps of a method."""
   c = config.distill
+  if c.guidance:
+    check_guidance_by_labels(sources["teacher"].config)
   method = make_method(config, dataset)
   job = training.Job(
     name="distill",

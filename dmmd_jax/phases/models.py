@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dmmd_jax import parallel, records
+from dmmd_jax.config_network import check_guidance_by_labels
 from dmmd_jax.config_settings import require_common_sampler
 from dmmd_jax.data.pipeline import Batch
 from dmmd_jax.diffusion.samplers import Samples, Sampling, ancestral_sample
@@ -55,6 +56,8 @@ def make_models(
   c = config.evaluate
   denoiser = build.make_denoiser(config, dataset)
   guided = denoiser.guided(c.teacher_guidance)
+  if c.teacher_guidance:
+    check_guidance_by_labels(sources["teacher"].config)
   if config.distill.teacher == "exact":
     predict, params = build.ExactTeacher(dataset.joint, denoiser.process).log_mean, ()
   else:

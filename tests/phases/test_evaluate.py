@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs import digits_dmmd, toy_dmmd
-from dmmd_jax import parallel
+from dmmd_jax import parallel, records
+from dmmd_jax.config_file import ConfigError
 from dmmd_jax.data import digits
 from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Batch, Dataset
@@ -21,7 +22,7 @@ from dmmd_jax.metrics import suites
 from dmmd_jax.metrics.classifier import train_classifier
 from dmmd_jax.metrics.ngram import KneserNey
 from dmmd_jax.metrics.suites import Measures, make_measures
-from dmmd_jax.phases import build, evaluate, teacher
+from dmmd_jax.phases import build, distill, evaluate, teacher
 from dmmd_jax.positions import whole
 from tests.phases.test_reference import dataset as texts
 from tests.phases.test_reference import small_config
@@ -191,12 +192,30 @@ def test_the_teacher_is_sampled_by_its_sampler_with_guidance_temperature_and_top
 
   settings = {"teacher_guidance": 1.5, "teacher_temperature": 0.7, "teacher_top_p": 0.8}
   config.evaluate.update(settings | {"sampler": "psi", "grid": "cosine", "psi": {"kappa": 0.5}})
-  (model,) = evaluate.make_models(config, {"teacher": None}, data, None, one_device())
+  sources = {"teacher": records.Source(None, {"config": config.to_dict()})}
+  (model,) = evaluate.make_models(config, sources, data, None, one_device())
   assert model.filmed == 64  # the largest of its NFE
   samples = jax.jit(lambda key: model.sample(params, key, shape, 3))(key)
   np.testing.assert_array_equal(samples.tokens, expected.tokens)
   np.testing.assert_allclose(samples.entropy, expected.entropy, rtol=1e-4)
   assert samples.entropy > 0.01
+
+
+@pytest.mark.parametrize("phase", ["distill", "evaluate"])
+def test_a_teacher_that_was_trained_without_leaving_out_labels_is_not_guided(phase):
+  """Its own record says so, whatever the config of the student that is distilled from it."""
+  config = digits_dmmd.get_config()
+  config.network.classes = True
+  config.distill.guidance = config.evaluate.teacher_guidance = 1.0
+  data = build.make_dataset(config)
+  theirs = config.copy_and_resolve_references()
+  theirs.teacher.label_dropout = 0.0
+  sources = {"teacher": records.Source(None, {"config": theirs.to_dict()})}
+  with pytest.raises(ConfigError, match="label_dropout 0; one that has always seen labels"):
+    if phase == "distill":
+      distill.run(config, data, None, one_device(), sources)
+    else:
+      evaluate.make_models(config, sources, data, None, one_device())
 
 
 # Evaluations that are spent
