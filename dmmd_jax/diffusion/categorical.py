@@ -49,8 +49,7 @@ def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
   log_probs = jax.lax.stop_gradient(log_probs)
   if fast_memory.is_there(log_probs) and log_probs.shape[-1] % LANES == 0:
     return parallel.split_examples(draw_in_fast_memory, log_probs, u)
-  num = log_probs.shape[-1]
-  run = LANES if num > LARGE else min(num, _RUN)
+  num, run = log_probs.shape[-1], _run_of(log_probs)
   probs = jnp.exp(log_probs)
   window = (1,) * (probs.ndim - 1) + (run,)
   padding = [(0, 0)] * (probs.ndim - 1) + [(0, -num % run)]
@@ -59,6 +58,21 @@ def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
   places = begin[..., None] + jnp.arange(run)
   of_run = jnp.take_along_axis(probs, places, -1, mode="fill", fill_value=0.0)
   return begin + _first_above(of_run, u[..., 1])
+
+
+def draw_of_one(probs: jax.Array, u: jax.Array) -> jax.Array:
+  """`draw` from one law for all tokens, of positive probabilities `[K]`."""
+  run = _run_of(probs)
+  runs = jnp.pad(probs, (0, -len(probs) % run)).reshape(-1, run)
+  mass = jnp.cumsum(runs.sum(-1))
+  begin = jnp.searchsorted(mass, mass[-1] * u[..., 0], side="right").astype(jnp.int32)
+  return run * begin + _first_above(runs[begin], u[..., 1])
+
+
+def _run_of(probs: jax.Array) -> int:
+  """How many categories, of the last axis, are a run of the first of two steps."""
+  num = probs.shape[-1]
+  return LANES if num > LARGE else min(num, _RUN)
 
 
 def draw_in_fast_memory(log_probs: jax.Array, u: jax.Array, interpret: bool = False) -> jax.Array:

@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dmmd_jax.diffusion.categorical import draw_of_one, uniforms
 from dmmd_jax.diffusion.schedules import Linear, Schedule
 
 
@@ -225,4 +226,4 @@ class Marginal(Process):
     return jnp.pad(probs / probs.sum(), (0, self.num_unused))
 
   def sample_prior(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.choice(key, self.num_used, shape, p=self.stationary()[: self.num_used])
+    return draw_of_one(self.stationary()[: self.num_used], uniforms(key, shape))

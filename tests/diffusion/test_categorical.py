@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmmd_jax.diffusion import fast_memory
+from dmmd_jax.diffusion import fast_memory, processes
 from dmmd_jax.diffusion.categorical import (
   draw,
   draw_in_fast_memory,
+  draw_of_one,
   entropy,
   mean_where,
   truncate,
@@ -120,12 +121,22 @@ def test_draws_follow_the_law(num):
   assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
 
 
-def test_rare_tokens_of_a_large_vocabulary_come_as_often_as_they_should():
+def prior_of(probs, n):
+  process = processes.Marginal(len(probs), probs=tuple(probs.tolist()))
+  return process.sample_prior(jax.random.key(1), (n,))
+
+
+@pytest.mark.parametrize(
+  "draws",
+  [lambda probs, n: draws_of_one_law(np.log(probs), uniforms(jax.random.key(1), (n,))), prior_of],
+  ids=["draw", "draw_of_one"],
+)
+def test_rare_tokens_of_a_large_vocabulary_come_as_often_as_they_should(draws):
   """Half of the mass is that of 50,000 tokens, each with a chance of a hundred-thousandth."""
   num, n = 50_257, 10_240
   probs = np.full(num, 0.5 / 50_000)
   probs[:: num // 256][:257] = 0.5 / 257
-  x = np.asarray(draws_of_one_law(np.log(probs / probs.sum()), uniforms(jax.random.key(1), (n,))))
+  x = np.asarray(draws(probs / probs.sum(), n))
   rare = probs[x] < 1e-4
   share = (probs[probs < 1e-4]).sum() / probs.sum()
   assert abs(rare.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(x))
@@ -189,3 +200,18 @@ def test_a_tpu_draws_in_the_kernel_from_large_vocabularies():
   assert "pallas_call" not in primitives(2048, platform="cpu")
   assert "pallas_call" not in primitives(256)
   assert "pallas_call" not in primitives(2000)  # not whole runs
+
+
+def test_one_law_can_draw_every_token_that_float32_has_a_number_for():
+  """By a single uniform number of 23 bits most tokens of a chance of 1e-8 are never drawn."""
+  num = 50_257
+  probs = np.full(num, 1e-8)
+  probs[0] = 1.0
+  u = uniforms(jax.random.key(0), (400_000,))
+  x = np.asarray(jax.jit(draw_of_one)(jnp.asarray(probs, jnp.float32), u))
+  rare = x[x > 0]
+  expected = len(x) * probs[1:].sum() / probs.sum()
+  assert abs(len(rare) - expected) < 5 * np.sqrt(expected)
+  # The tokens of a run are all as likely: with one number those of odd places would not be drawn.
+  counts = np.bincount(rare % 128 // 8, minlength=16)
+  assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 16 + 5 * np.sqrt(2 * 16)
