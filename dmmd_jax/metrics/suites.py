@@ -139,7 +139,8 @@ def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
     for x, d in zip(pairs, distances, strict=True)
   ]
   nll = -joint.log_prob(tokens).mean() / tokens.shape[1]
-  return {"nll": nll, "pair_tv": np.mean(errors)}
+  # First what is lowest for the data: of a likeliest sequence alone nats are the fewest.
+  return {"pair_tv": np.mean(errors), "nll": nll}
 
 
 def histogram(classes: np.ndarray, num_classes: int) -> np.ndarray:

@@ -95,7 +95,12 @@ def test_other_weights_or_images_have_other_reference_moments(tmp_path, monkeypa
   make_fid(scale=2.0).reference_moments(IMAGES, "noise")
   make_fid().reference_moments(IMAGES[:-1], "noise")
   make_fid().reference_moments(255 - IMAGES, "noise")
-  assert len(list((tmp_path / "dmmd_jax").iterdir())) == 4  # and nothing half written
+  many = np.tile(IMAGES, (54, 1, 1, 1))
+  make_fid().reference_moments(many, "noise")
+  few = many.copy()
+  few[1::16] = 0  # every sixteenth, wherever a reader of every so many would not look
+  make_fid().reference_moments(few, "noise")
+  assert len(list((tmp_path / "dmmd_jax").iterdir())) == 6  # and nothing half written
 
 
 def test_missing_weights_are_an_error(tmp_path):
