@@ -186,3 +186,17 @@ def test_files_that_do_not_agree_are_not_added_to_each_other(tmp_path):
     tables.of_runs([paths[0], paths[2]])
   with pytest.raises(tables.TableError, match="one table: held_out, validation"):
     tables.of_runs([paths[0], paths[3]])
+
+
+def test_students_come_into_a_file_by_the_command(monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(tables, "documents", list)
+  tables.save("compared", results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0)))
+  source = tmp_path / "found.json"
+  source.write_text(json.dumps(results_of((9.0, 8.0), "bbbbbbb", other=(1.0, 1.0))))
+  monkeypatch.setattr("sys.argv", ["tables", "--into=compared", "--from", str(source)])
+  tables.main()
+  assert list(cells(tables.load("compared"))) == ["teacher", "ours", "other"]
+  source.write_text(json.dumps(results_of((9.0, 8.0), "bbbbbbb", "train", other=(0.0, 0.0))))
+  with pytest.raises(SystemExit, match="split: held_out in the file, train"):
+    tables.main()
+  assert cells(tables.load("compared"))["other"] == [1.0, 1.0]
