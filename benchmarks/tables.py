@@ -229,10 +229,17 @@ def _by_model(results: dict) -> dict[str, list[dict]]:
 
 
 def _agree(first: list[dict], second: list[dict]) -> bool:
-  """Whether two lists of rows, of one model, have cells in common, all of the same values."""
-  values = [{(row["metric"], row["nfe"]): row["value"] for row in rows} for rows in (first, second)]
-  common = values[0].keys() & values[1].keys()
-  return bool(common) and all(values[0][cell] == values[1][cell] for cell in common)
+  """Whether two lists of rows, of one model, have cells in common, which differ by rounding alone.
+
+  By no more than a tenth of an error, or a thousandth: so do teachers of one config from machines
+  of one kind.
+  """
+  one, other = ({(row["metric"], row["nfe"]): row for row in rows} for rows in (first, second))
+  pairs = [(one[cell], other[cell]) for cell in one.keys() & other.keys()]
+  return bool(pairs) and all(
+    abs(a["value"] - b["value"]) <= max(0.1 * (a["stderr"] or 0.0), 1e-3 * abs(a["value"]))
+    for a, b in pairs
+  )
 
 
 def save(name: str, results: dict) -> None:

@@ -147,13 +147,16 @@ def cells(results):
 
 def test_students_of_a_later_comparison_keep_their_teacher_command_and_commit():
   first = results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0), other=(4.0, 3.0), third=(7.0, 6.0))
-  same = tables.replaced(first, results_of((9.0,), "bbbbbbb", ours=(2.0, 1.0)))
+  # A tenth of an error is nothing but rounding.
+  same = tables.replaced(first, results_of((9.009,), "bbbbbbb", ours=(2.0, 1.0)))
   expected = {"teacher": [9, 8], "ours": [2, 1], "other": [4, 3], "third": [7, 6]}
   assert cells(same) == expected and same["commands"] == {"ours": "python -m measure bbbbbbb"}
   below = tables.caption(same)
   assert below == "One seed. `python -m measure aaaaaaa`, commit aaaaaaa. ours: commit bbbbbbb."
 
   again = tables.replaced(same, results_of((9.5, 8.0), "ddddddd", ours=(2.5, 1.5), new=(1.0, 1.0)))
+  apart = tables.replaced(same, results_of((9.0, 8.011), "ddddddd", ours=(2.5, 1.5)))
+  assert list(cells(apart))[:2] == ["teacher", "teacher of ours"]
   assert list(cells(again)) == ["teacher", "teacher of ours, new", "ours", "other", "third", "new"]
   assert cells(again)["teacher of ours, new"] == [9.5, 8.0] and cells(again)["ours"] == [2.5, 1.5]
   # More students of that one, and one that is no longer of it.
