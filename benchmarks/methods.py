@@ -102,7 +102,8 @@ RANKS = "0,16"  # 0: of whole networks
 MADE_FOR = "1,2,4"  # besides what the config says
 # Extra arguments win over those of the comparison, whose tables would say what was not done.
 SET_HERE = frozenset({
-  "phases", "run.seed", "distill.num_steps", "distill.teacher_workdir", "evaluate.split",
+  "--config", "--workdir", "phases", "run.seed", "process.name", "teacher.loss", "distill.method",
+  "distill.num_steps", "distill.teacher_workdir", "evaluate.split",
   "evaluate.teacher_nfe", "evaluate.student_nfe",
 })  # fmt: skip
 # Elsewhere `student_nfe` has no part in training, or is that of the last round.

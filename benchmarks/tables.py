@@ -95,30 +95,46 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
   return "\n".join(lines)
 
 
-def caption(results: dict, metric: str = "") -> str:
-  """How the cells of a table were measured, in lines of 100 characters."""
+def caption(results: dict, metric: str = "", rows: str = "") -> str:
+  """How the cells of a table with these rows were measured, in lines of 100 characters."""
   parts = [results["caption"]]
   if metric in results.get("reference", {}):
     split = SPLITS[results["reference_split"]]
     parts.append(f"Real data ({split} split): {number(*results['reference'][metric])}.")
   if "command" in results:
-    (commit, _), *others = _commits(results)
-    parts.append(f"`{results['command']}`, commit {commit}.")
-    parts += [f"{', '.join(models)}: commit {other}." for other, models in others]
+    parts.append(f"`{results['command']}`, commit {short_commit(results)}.")
+    parts += _made_otherwise(results, rows)
   return "\n".join(textwrap.wrap(" ".join(parts), 100, break_on_hyphens=False))
 
 
-def _commits(results: dict) -> list[tuple[str, list[str]]]:
-  """The commits that students were made at, with their names; first that of most of them."""
-  is_student = lambda row: not row["model"].startswith("teacher")
-  of_model = {row["model"]: short_commit(results) for row in filter(is_student, results["rows"])}
-  of_model |= {
-    row["model"]: row["commit"] for row in filter(is_student, results["rows"]) if "commit" in row
-  }
-  models: dict[str, list[str]] = {}
-  for model, commit in of_model.items():
-    models.setdefault(commit, []).append(model)
-  return sorted(models.items(), key=lambda x: -len(x[1])) or [(short_commit(results), [])]
+def _made_otherwise(results: dict, rows: str) -> list[str]:
+  """A sentence for students of another commit, command or teacher than the file says."""
+  models = _by_model(results)
+  shown = rows.split("|") if rows else list(models)
+  of_others = {name for other in models for name in _students_of(other) if other not in shown}
+  said: dict[str, list[str]] = {}
+  for model in (model for model in shown if not model.startswith("teacher")):
+    commit = next((r["commit"] for r in models[model] if "commit" in r), short_commit(results))
+    command = results.get("commands", {}).get(model, results["command"])
+    otherwise = [
+      *([f"commit {commit}"] if commit != short_commit(results) else []),
+      *(["of another teacher"] if model in of_others else []),
+      *([f"`{command}`"] if _flags(command) != _flags(results["command"]) else []),
+    ]
+    if otherwise:
+      said.setdefault(", ".join(otherwise), []).append(model)
+  return [f"{', '.join(names)}: {otherwise}." for otherwise, names in said.items()]
+
+
+def _students_of(model: str) -> list[str]:
+  """The students of another teacher than that of the file, by the name of its rows."""
+  return model.removeprefix(TEACHER_OF).split(", ") if model.startswith(TEACHER_OF) else []
+
+
+def _flags(command: str) -> dict[str, str]:
+  """What a command says but for the methods that it compares, `--name=value` by name."""
+  words = (word.partition("=") for word in command.split())
+  return {name: value for name, _, value in words if name != "--methods"}
 
 
 def short_commit(results: dict) -> str:
@@ -142,7 +158,8 @@ def fill(text: str) -> str:
     except TableError as error:
       raise TableError(f"table {name}{options}: {error}") from error
     before = "" if "\n#" in text[end : found.start()] else said  # a section says it anew
-    said, end = caption(results, chosen.get("metric", "")), found.end()
+    said = caption(results, chosen.get("metric", ""), chosen.get("rows", ""))
+    end = found.end()
     if said != before:
       parts.append(said)
     return "\n\n".join([f"<!-- table {name}{options} -->", *parts, "<!-- end table -->"])
@@ -192,15 +209,22 @@ def replaced(results: dict, newer: dict) -> dict:
   Where `newer` has other values of the teacher, those are kept as rows of a `teacher of` these
   students. Raises `TableError` where both were not measured alike.
   """
-  for key in ("seeds", "split"):
-    if results.get(key) != newer.get(key):
-      raise TableError(f"{key}: {results.get(key)} in the file, {newer.get(key)} in what is put in")
+  if not {"command", "rows"} <= newer.keys() or "teacher" not in _by_model(newer):
+    raise TableError(
+      "what is put in has no teacher or no command; expected a results.json of benchmarks.methods"
+    )
+  alike = [{key: x.get(key) for key in ("seeds", "split")} for x in (results, newer)]
+  for found, x in zip(alike, (results, newer), strict=True):
+    found |= {flag: _flags(x["command"]).get(flag) for flag in ("--data", "--minutes")}
+  for key, value in alike[0].items():
+    if value != alike[1][key]:
+      raise TableError(f"{key}: {value} in the file, {alike[1][key]} in what is put in")
   own, new = _by_model(results), _by_model(newer)
   teacher, measured = own.pop("teacher"), new.pop("teacher")
   others = [
-    ([model for model in name.removeprefix(TEACHER_OF).split(", ") if model not in new], rows)
+    ([model for model in _students_of(name) if model not in new], rows)
     for name, rows in own.items()
-    if name.startswith(TEACHER_OF)
+    if _students_of(name)
   ]
   if not _agree(teacher, measured):
     known = next((models for models, rows in others if _agree(rows, measured)), None)
@@ -208,7 +232,9 @@ def replaced(results: dict, newer: dict) -> dict:
       others.append((list(new), measured))
     else:
       known += new
-  students = {name: rows for name, rows in own.items() if not name.startswith(TEACHER_OF)} | new
+  made = {"commit": short_commit(newer)}
+  students = {name: rows for name, rows in own.items() if not _students_of(name)}
+  students |= {name: [made | row for row in rows] for name, rows in new.items()}
   named = [
     row | {"model": TEACHER_OF + ", ".join(models)}
     for models, rows in others
@@ -271,7 +297,8 @@ def main() -> None:
         parser.error("no results file says which command made it; give --command")
       save(args.add, results | {"command": command})
     if args.into:
-      save(args.into, replaced(load(args.into), of_runs(args.sources)))
+      for source in args.sources:
+        save(args.into, replaced(load(args.into), of_runs([source])))
     for path in documents():
       text = path.read_text()
       if (filled := fill(text)) != text:

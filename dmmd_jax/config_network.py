@@ -19,7 +19,9 @@ def check_network(config: ConfigDict, shape: tuple[int, ...], labelled: bool) ->
     f"network.classes is True; {config.dataset.name} has no labels",
   )
   guided = config.distill.guidance > 0 or config.evaluate.teacher_guidance > 0
-  if guided:
+  # That of another run has a record of its own, at which its students' phases look.
+  is_elsewhere = "teacher" not in config.phases or config.distill.teacher_workdir
+  if guided and not (network.classes and is_elsewhere):
     check_guidance(config, shape)
   if network.name == "uvit":
     _check_uvit(network, shape)

@@ -287,6 +287,10 @@ def test_a_teacher_that_has_always_seen_labels_is_not_guided_by_them(field):
     checks.check(config)
   config.teacher.label_dropout = 0.1
   checks.check(config)
+  # A teacher of another run was trained by its own config.
+  config.teacher.label_dropout = 0.0
+  config.distill.teacher_workdir = "elsewhere"
+  checks.check(config)
 
 
 def test_a_student_of_the_prior_alone_is_one_of_a_single_step():

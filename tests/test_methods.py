@@ -248,6 +248,8 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
     ("run.seed=7", "is set here"),
     ("distill.teacher_workdir=other", "is set here"),
     ("distill.num_steps=3", "is set here"),
+    ("distill.method=dmmd", "is set here"),
+    ("process.name=uniform", "is set here"),
   ],
 )
 def test_what_the_comparison_sets_is_not_given(word, message, capsys, monkeypatch):

@@ -134,7 +134,8 @@ def results_of(teacher, commit, split="held_out", **models):
     for model, cells in values.items()
     for nfe, value in zip((1, 2), cells, strict=False)
   ]
-  made = {"made_by": {"commit": "c" * 40}, "command": f"python -m measure {commit}"}
+  command = f"python -m measure --minutes=1 --methods={','.join(models)}"
+  made = {"made_by": {"commit": commit}, "command": command}
   return {"caption": "One seed.", "seeds": 1, "split": split, "rows": rows, **made}
 
 
@@ -150,9 +151,20 @@ def test_students_of_a_later_comparison_keep_their_teacher_command_and_commit():
   # A tenth of an error is nothing but rounding.
   same = tables.replaced(first, results_of((9.009,), "bbbbbbb", ours=(2.0, 1.0)))
   expected = {"teacher": [9, 8], "ours": [2, 1], "other": [4, 3], "third": [7, 6]}
-  assert cells(same) == expected and same["commands"] == {"ours": "python -m measure bbbbbbb"}
-  below = tables.caption(same)
-  assert below == "One seed. `python -m measure aaaaaaa`, commit aaaaaaa. ours: commit bbbbbbb."
+  command = "python -m measure --minutes=1 --methods="
+  assert cells(same) == expected and same["commands"] == {"ours": f"{command}ours"}
+  said = f"One seed. `{command}ours,other,third`, commit aaaaaaa."
+  below = lambda results, rows: " ".join(tables.caption(results, rows=rows).split())
+  assert below(same, "ours|other") == f"{said} ours: commit bbbbbbb."
+  assert below(same, "other|third") == said
+  tuned = results_of((7.0, 8.0), "bbbbbbb", ours=(2.0, 1.0))
+  tuned["command"] += " -- --config.x=1"
+  other = below(tables.replaced(first, tuned), "teacher|ours|third")
+  otherwise = f"ours: commit bbbbbbb, of another teacher, `{command}ours -- --config.x=1`."
+  assert other == f"{said} {otherwise}"
+  # Nothing is said of a teacher that is shown.
+  shown = below(tables.replaced(first, tuned), "teacher|teacher of ours|ours")
+  assert "another teacher" not in shown and "bbbbbbb" in shown
 
   again = tables.replaced(same, results_of((9.5, 8.0), "ddddddd", ours=(2.5, 1.5), new=(1.0, 1.0)))
   apart = tables.replaced(same, results_of((9.0, 8.011), "ddddddd", ours=(2.5, 1.5)))
@@ -172,6 +184,13 @@ def test_what_was_measured_otherwise_is_not_put_into_a_table():
   first = results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0))
   with pytest.raises(tables.TableError, match="split: held_out in the file, validation in what"):
     tables.replaced(first, results_of((9.0, 8.0), "aaaaaaa", "validation", ours=(3.0, 2.0)))
+  longer = results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0))
+  longer["command"] = longer["command"].replace("minutes=1", "minutes=4")
+  with pytest.raises(tables.TableError, match="--minutes: 1 in the file, 4 in what"):
+    tables.replaced(first, longer)
+  no_command = {name: value for name, value in first.items() if name != "command"}
+  with pytest.raises(tables.TableError, match="no teacher or no command"):
+    tables.replaced(first, no_command)
 
 
 def test_files_that_do_not_agree_are_not_added_to_each_other(tmp_path):

@@ -70,7 +70,9 @@ class DiMO(updates.WithAuxiliary):
   noises = ("gaussian", "pyramid", "latent")
 
   def losses(self, eta, phi, theta, batch, key: jax.Array, for_student: bool = True):
-    """Losses of student and auxiliary model, and metrics; of `batch` only labels and shape count.
+    """Losses of student and auxiliary model, and metrics.
+
+    Of `batch` labels, prompts and shape count.
 
     The student's loss has the gradient of the method, but no value of its own: `divergence` has.
     """

@@ -100,9 +100,9 @@ class Rollout(NamedTuple):
 def with_prompts(z: jax.Array, x: jax.Array, prompts: jax.Array | None) -> jax.Array:
   """`z` int `[B, D]` with the first tokens of `x` put back, as many as `prompts` int `[n]` says.
 
-  A network sees prompts as they are, whatever `z` is (`Network.given`). Put back, they are not
-  counted as noisy either: means over noisy positions are those of answers. `B/n` rows in a row are
-  of one prompt.
+  A network sees prompts as they are, whatever `z` is (`Network.given`). Put back, they do not count
+  as masked either: means over masked positions are those of answers. `B/n` rows in a row are of one
+  prompt.
   """
   if prompts is None:
     return z

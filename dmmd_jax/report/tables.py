@@ -166,12 +166,13 @@ def split_name(split: str) -> str:
 def number(value: float, stderr: float | None) -> str:
   """The value with as many decimals as two digits of its standard error need.
 
-  Without one it has three decimals, and more where it would have fewer than three digits.
+  Without one it has three decimals, and more where these would leave it a single digit.
   """
   if isinstance(value, int) and not stderr:
     return f"{value:,}"
   if not stderr or not math.isfinite(stderr):
-    size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
-    return f"{value:.{min(max(2 - size, 3), 7)}f}"
+    is_short = not math.isfinite(value) or abs(value - round(value, 3)) < 1e-9
+    size = 0 if is_short else math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(1 - size, 3), 7)}f}"
   decimals = min(max(1 - math.floor(math.log10(stderr)), 1), 7)
   return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
