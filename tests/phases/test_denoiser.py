@@ -102,7 +102,7 @@ def test_distillation_has_no_gradient_from_prompts(answering):
   np.testing.assert_allclose([generator, auxiliary], 0.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["dmmd", "dmmd_kernel", "kernel_score", "sdtt", "dcd", "di4c"])
+@pytest.mark.parametrize("name", ["dmmd", "dmmd_kernel", "kernel_score", "sdtt", "dcd"])
 def test_means_over_noisy_tokens_are_those_of_answers(name, answering):
   """An untrained student is as unsure as can be of all that it has to draw: prompts are certain,
   and a mean that had them would be an eighth of that."""
