@@ -34,9 +34,7 @@ def ratios(rows: list[dict], metric: str) -> dict[str, tuple[float, float]]:
       models.setdefault(row["model"], {})[row["nfe"]] = row["value"], row["stderr"]
   teachers = {name: models.pop(name) for name in list(models) if name.startswith("teacher")}
   of_student = {
-    student: cells
-    for name, cells in teachers.items()
-    for student in name.removeprefix(tables.TEACHER_OF).split(", ")
+    student: cells for name, cells in teachers.items() for student in tables.students_of(name)
   }
   found = {}
   for name, own in models.items():

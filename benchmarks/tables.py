@@ -111,7 +111,7 @@ def _made_otherwise(results: dict, rows: str) -> list[str]:
   """A sentence for students of another commit, command or teacher than the file says."""
   models = _by_model(results)
   shown = rows.split("|") if rows else list(models)
-  of_others = {name for other in models for name in _students_of(other) if other not in shown}
+  of_others = {name for other in models for name in students_of(other) if other not in shown}
   said: dict[str, list[str]] = {}
   for model in (model for model in shown if not model.startswith("teacher")):
     commit = next((r["commit"] for r in models[model] if "commit" in r), short_commit(results))
@@ -126,7 +126,7 @@ def _made_otherwise(results: dict, rows: str) -> list[str]:
   return [f"{', '.join(names)}: {otherwise}." for otherwise, names in said.items()]
 
 
-def _students_of(model: str) -> list[str]:
+def students_of(model: str) -> list[str]:
   """The students of another teacher than that of the file, by the name of its rows."""
   return model.removeprefix(TEACHER_OF).split(", ") if model.startswith(TEACHER_OF) else []
 
@@ -222,9 +222,9 @@ def replaced(results: dict, newer: dict) -> dict:
   own, new = _by_model(results), _by_model(newer)
   teacher, measured = own.pop("teacher"), new.pop("teacher")
   others = [
-    ([model for model in _students_of(name) if model not in new], rows)
+    ([model for model in students_of(name) if model not in new], rows)
     for name, rows in own.items()
-    if _students_of(name)
+    if students_of(name)
   ]
   if not _agree(teacher, measured):
     known = next((models for models, rows in others if _agree(rows, measured)), None)
@@ -233,7 +233,7 @@ def replaced(results: dict, newer: dict) -> dict:
     else:
       known += new
   made = {"commit": short_commit(newer)}
-  students = {name: rows for name, rows in own.items() if not _students_of(name)}
+  students = {name: rows for name, rows in own.items() if not students_of(name)}
   students |= {name: [made | row for row in rows] for name, rows in new.items()}
   named = [
     row | {"model": TEACHER_OF + ", ".join(models)}

@@ -61,7 +61,7 @@ def draw(log_probs: jax.Array, u: jax.Array) -> jax.Array:
 
 
 def draw_of_one(probs: jax.Array, u: jax.Array) -> jax.Array:
-  """`draw` from one law for all tokens, of positive probabilities `[K]`."""
+  """Tokens int32 `[...]`, all of one law of positive probabilities `[K]`, at `u` as in `draw`."""
   run = _run_of(probs)
   runs = jnp.pad(probs, (0, -len(probs) % run)).reshape(-1, run)
   mass = jnp.cumsum(runs.sum(-1))
