@@ -47,7 +47,8 @@ def end(line: str, code: int) -> NoReturn:
   """Ends the program from any thread, at once: prints `line`, cleans up, waits for nothing."""
   if sys.stderr.isatty():
     print(file=sys.stderr)  # a progress bar, or ^C, stands in the last line
-  print(line, file=sys.stderr, flush=True)
+  sys.stderr.write(f"{line}\n")  # in one piece: other threads write there, too
+  sys.stderr.flush()
   if "multiprocessing" in sys.modules:  # workers that read data, which wait for us
     for worker in sys.modules["multiprocessing"].active_children():
       worker.kill()

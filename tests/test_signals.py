@@ -53,6 +53,23 @@ def test_a_program_ends_in_one_line_wherever_it_is(place, number):
   assert out == "cleaned\n"
 
 
+SHOWN = """
+import sys, types
+show = lambda piece: print(repr(piece), flush=True)
+sys.stderr = types.SimpleNamespace(isatty=lambda: False, flush=lambda: None, write=show)
+print("ready", flush=True)
+while True: pass
+"""
+
+
+def test_the_line_is_written_in_one_piece_into_which_no_other_thread_can_write():
+  with program("-c", BEGIN + SHOWN) as process:
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+  assert out.splitlines() == [repr("prog: stopped by Ctrl-C; what then\n"), "cleaned"]
+
+
 SAVING = """
 import time
 with signals.Noted() as noted:
