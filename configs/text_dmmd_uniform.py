@@ -4,4 +4,11 @@ from configs import digits_dmmd, text_dmmd
 
 
 def get_config():
-  return digits_dmmd.make_uniform(text_dmmd.get_config())
+  config = digits_dmmd.make_uniform(text_dmmd.get_config())
+  distill = config.distill
+  # A uniform student that is made for one step is better at all; these rates are three times those
+  # of masked text. Both were chosen on validation data, of a minute (docs/methods.md).
+  distill.student_nfe = 1
+  distill.student_optimizer.learning_rate = 3e-3
+  distill.auxiliary_optimizer.learning_rate = 6e-3
+  return config
