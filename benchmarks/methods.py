@@ -79,16 +79,21 @@ DATA = {
     {"redi": ["--config.distill.redi.num_pairs=500"]},
   ),
 }
-# What methods need, wherever their own config does not say it.
+# What methods need, wherever their own config does not say it: configs of other data are made for
+# D-MMD, without momentum and with rates that fall to zero, which the last of several rounds feels.
 _FEW_COUPLES = ["--config.distill.redi.num_pairs=2000", "--config.distill.redi.nfe=32"]
+_MOMENTUM = ["--config.distill.student_optimizer.b1=0.9"]
+_IN_ROUNDS = [*_MOMENTUM, "--config.distill.student_optimizer.decay=constant"]
+_BOTH_MOMENTUM = [*_MOMENTUM, "--config.distill.auxiliary_optimizer.b1=0.9"]
 NEEDS = {
-  "dimo": ["--config.distill.student_nfe=1"],
+  "dimo": ["--config.distill.student_nfe=1", *_BOTH_MOMENTUM],
   "sdtt": ["--config.distill.student_nfe=8", "--config.distill.sdtt.teacher_nfe=64",
-           "--config.distill.sdtt.rounds=3"],
-  "dcd": ["--config.distill.dcd.teacher_nfe=64", "--config.distill.dcd.rounds=3"],
-  "redi": _FEW_COUPLES,
-  # As teachers are trained; few-step students are not.
-  "continued": ["--config.distill.student_optimizer.b1=0.9"],
+           "--config.distill.sdtt.rounds=3", *_IN_ROUNDS],
+  "dcd": ["--config.distill.dcd.teacher_nfe=64", "--config.distill.dcd.rounds=3", *_IN_ROUNDS],
+  "redi": [*_FEW_COUPLES, "--config.distill.noise_scale=1.0", *_MOMENTUM],
+  "di4c": _MOMENTUM,
+  "didi": _BOTH_MOMENTUM,
+  "continued": _MOMENTUM,
 }  # fmt: skip
 # What they need where the process is not the masked one.
 _HARD = ["--config.distill.dmmd.auxiliary_target=hard"]
