@@ -60,10 +60,11 @@ def _check_method(config: ConfigDict, shape: tuple[int, ...]) -> None:
 
 
 def _check_samplers(config: ConfigDict, shape: tuple[int, ...]) -> None:
+  evaluate = config.evaluate
   for name in _samplers(config).values():
-    settings = config.evaluate.get(name, {})
-    check_sampler(name, settings, config, shape, config.evaluate.last_step)
-  require_common_sampler(config.distill.method, config.evaluate.student_sampler)
+    check_sampler(name, evaluate.get(name, {}), config, shape, evaluate.last_step)
+  chosen = evaluate.student_sampler, evaluate.grid, evaluate.last_step
+  require_common_sampler(config.distill.method, *chosen)
 
 
 def check_sampler(
@@ -85,9 +86,7 @@ def check_sampler(
     raise ConfigError(problem)
 
 
-def require_common_sampler(
-  method: str, sampler: str, grid: str = "even", last_step: str = "drawn"
-) -> None:
+def require_common_sampler(method: str, sampler: str, grid: str, last_step: str) -> None:
   """Raises `ConfigError` for a sampler, grid or last step where the method brings its own."""
   has_own = hasattr(registry.find(method), "sample")
   found = (

@@ -4,10 +4,16 @@ import re
 
 import pytest
 
-from configs import digits_dmmd, text_block_dmmd, text_dmmd
+from configs import (
+  digits_dimo,
+  digits_dmmd,
+  digits_redi,
+  digits_sdtt,
+  text_block_dmmd,
+  text_dmmd,
+)
 from dmmd_jax import config as checks
 from dmmd_jax import config_file
-from dmmd_jax.config_settings import require_common_sampler
 
 
 def make(module=digits_dmmd, **overrides):
@@ -103,8 +109,11 @@ def test_samplers_of_text_may_go_in_blocks_of_their_own():
   checks.check(config)
 
 
-def test_students_of_other_methods_take_any_sampler():
-  require_common_sampler("dmmd", "remdm")
-  require_common_sampler("redi", "ancestral")
-  with pytest.raises(checks.ConfigError, match="a student of redi"):
-    require_common_sampler("redi", "remdm")
+@pytest.mark.parametrize(
+  "field", [{"grid": "cosine"}, {"last_step": "greedy"}, {"student_sampler": "remdm"}]
+)
+def test_how_a_student_is_drawn_is_open_where_its_method_leaves_it_open(field):
+  checks.check(make(digits_sdtt, **{f"evaluate__{name}": value for name, value in field.items()}))
+  for config in (digits_redi, digits_dimo):
+    with pytest.raises(checks.ConfigError, match="is drawn in a way of its own"):
+      checks.check(make(config, **{f"evaluate__{name}": value for name, value in field.items()}))

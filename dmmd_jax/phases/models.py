@@ -71,7 +71,8 @@ def make_models(
     student = build.make_denoiser(config, dataset, student=True)
     params = build.load_student(sources["student"], student, denoiser, mesh)
     made_by = sources["student"].config
-    require_common_sampler(made_by.distill.method, c.student_sampler)
+    chosen = c.student_sampler, c.grid, c.last_step
+    require_common_sampler(made_by.distill.method, *chosen)
     sampling = build.make_sampling(c, c.student_sampler)
     draw, num_steps = student_draw(made_by, dataset, sampling)
     sample = build.make_sampler(student, mesh, draw=draw)
