@@ -16,7 +16,8 @@ at `t`.
 As released, the target is the teacher's own prediction at every `s`, also near 0. The release
 compares outputs as they are; here both are `E[x | z_t]`, whatever networks predict. With masks, the
 positions that count are those masked at `s`: at the others the target is one point, from which any
-student is infinitely far; and which they are says nothing of their tokens.
+student is infinitely far; and which they are says nothing of their tokens. The release samples with
+a greedy last step, which is `evaluate.last_step` here, and off unless asked for.
 """
 
 import dataclasses
