@@ -23,9 +23,10 @@ for a constant. This control variate takes most of the variance away. The losses
 
 Here as in the authors' code for text: `w_t` weighs the correlation only, and every latent of an
 example has a `z_s` and an `x_0` of its own. Different from it: the time is drawn per example, not
-per batch; the latent is added at all positions through a projection that starts at zero, where the
-authors give it a token of its own. At that start `c` and its gradient vanish: the latent begins to
-matter through the marginals, the sooner the larger `distill.noise_scale`.
+per batch; the student starts from the teacher, not from a student of SDTT; the latent is added at
+all positions through a projection that starts at zero, where the authors give it a token of its
+own. At that start `c` and its gradient vanish: the latent begins to matter through the marginals,
+the sooner the larger `distill.noise_scale`.
 """
 
 import dataclasses
