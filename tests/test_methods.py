@@ -15,6 +15,8 @@ from dmmd_jax.distillation import registry
 
 # What is for the masked process only, and what the exact value of a teacher rules out.
 MASKED_ONLY = {"sdtt", "dimo", "didi"}
+# Those that on digits are trained otherwise than D-MMD.
+OF_THEIR_OWN = {"sdtt", "dcd", "redi", "dimo", "di4c", "didi"}
 DIGITS = "--config=configs/digits_dmmd.py"
 
 
@@ -40,8 +42,13 @@ def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatc
     assert found.distill.method == method and found.distill.num_steps == 300
     for section in ("dataset", "process", "network"):  # or the teacher would be refused
       assert found[section].to_dict() == config[section].to_dict()
+    optimizer = found.distill.student_optimizer
     rate = search.load(flags).distill.student_optimizer.learning_rate
-    assert found.distill.student_optimizer.learning_rate == pytest.approx(2 * rate)
+    assert optimizer.learning_rate == pytest.approx(2 * rate)
+    if method in OF_THEIR_OWN:
+      own = importlib.import_module(f"configs.digits_{method}").get_config().distill
+      assert optimizer.b1 == own.student_optimizer.b1
+      assert optimizer.decay == own.student_optimizer.decay
   assert refused == (MASKED_ONLY if process == "uniform" else set())
 
 
