@@ -79,8 +79,8 @@ DATA = {
     {"redi": ["--config.distill.redi.num_pairs=500"]},
   ),
 }
-# What methods need, wherever their own config does not say it: configs of other data are made for
-# D-MMD, without momentum and with rates that fall to zero, which the last of several rounds feels.
+# What methods need, wherever their own config does not say it: configs of other data are D-MMD's,
+# some without momentum, and with rates that fall to zero, which the last of several rounds feels.
 _FEW_COUPLES = ["--config.distill.redi.num_pairs=2000", "--config.distill.redi.nfe=32"]
 _MOMENTUM = ["--config.distill.student_optimizer.b1=0.9"]
 _IN_ROUNDS = [*_MOMENTUM, "--config.distill.student_optimizer.decay=constant"]

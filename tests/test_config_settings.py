@@ -4,14 +4,7 @@ import re
 
 import pytest
 
-from configs import (
-  digits_dimo,
-  digits_dmmd,
-  digits_redi,
-  digits_sdtt,
-  text_block_dmmd,
-  text_dmmd,
-)
+from configs import digits_dimo, digits_dmmd, digits_redi, digits_sdtt, text_block_dmmd, text_dmmd
 from dmmd_jax import config as checks
 from dmmd_jax import config_file
 
