@@ -218,6 +218,28 @@ def test_a_teacher_that_was_trained_without_leaving_out_labels_is_not_guided(pha
       evaluate.make_models(config, sources, data, None, one_device())
 
 
+@pytest.mark.parametrize("field", [{"grid": "cosine"}, {"last_step": "greedy"}])
+@pytest.mark.parametrize("method", ["dimo", "redi"])
+def test_a_student_that_draws_in_a_way_of_its_own_takes_no_grid_or_last_step(
+  method, field, monkeypatch
+):
+  """What made it says so, whatever the method in the config of the evaluation."""
+  config = digits_dmmd.get_config()
+  theirs = config.copy_and_resolve_references()
+  theirs.distill.method = method
+  config.evaluate.update(field)
+  data = build.make_dataset(config)
+  monkeypatch.setattr(build, "load_ema", lambda *_: None)
+  monkeypatch.setattr(build, "load_student", lambda *_: None)
+  sources = {"teacher": config, "student": theirs}
+  sources = {name: records.Source(None, {"config": c.to_dict()}) for name, c in sources.items()}
+  with pytest.raises(ConfigError, match=f"a student of {method} is drawn in a way of its own"):
+    evaluate.make_models(config, sources, data, None, one_device())
+  config.evaluate.update({"grid": "even", "last_step": "drawn"})
+  teacher, student = evaluate.make_models(config, sources, data, None, one_device())
+  assert (teacher.name, student.name) == ("teacher", "student")
+
+
 # Evaluations that are spent
 
 
