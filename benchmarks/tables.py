@@ -35,6 +35,7 @@ SPLITS = {"held_out": "test", "validation": "validation", "train": "training"}
 TITLES = {
   "class_tv": "class TV",
   "component_tv": "component TV",
+  "pair_mmd": "pair MMD²",
   "pair_tv": "pair TV",
   "entropy": "entropy, nats",
   "fid": "FID",

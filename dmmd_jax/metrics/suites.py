@@ -42,10 +42,10 @@ def make_measures(
 
   Always `kernel_mmd`, the unbiased MMD^2 to the held-out split: a Hamming kernel, for text one of
   pairs of neighbours. With an exact joint: `nll` (nats per token), and of a mixture `impossible`
-  (share of samples of probability 0) and `component_tv`, of a hidden Markov model `pair_tv`. With
-  labels: `frechet` and `class_tv` against the held-out split. With a `language_model`:
-  `gradient_moment` and `perplexity` under it, and how varied the text is. With `fid`, the distance
-  by that name of all samples.
+  (share of samples of probability 0) and `component_tv`, of a hidden Markov model `pair_tv` and
+  `pair_mmd`. With labels: `frechet` and `class_tv` against the held-out split. With a
+  `language_model`: `gradient_moment` and `perplexity` under it, and how varied the text is. With
+  `fid`, the distance by that name of all samples.
   """
   special = special_measure(dataset, language_model)
   kernel = NGram if dataset.tokenizer else Hamming
@@ -129,7 +129,8 @@ def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
   """Metrics of tokens `[n, D]` under the hidden Markov model that they should come from.
 
   `pair_tv` is the total variation of the pairs of tokens at a distance, the mean over the distances
-  1, 2, 4, … below D. That of real data is above 0, for they are finitely many.
+  1, 2, 4, … below D. That of real data is above 0, for they are finitely many. `pair_mmd` is that
+  of real data 0, at every distance: see `pair_mmd2`.
   """
   num = joint.emission.shape[1]
   distances = [2**i for i in range((tokens.shape[1] - 1).bit_length())]
@@ -140,7 +141,26 @@ def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
   ]
   nll = -joint.log_prob(tokens).mean() / tokens.shape[1]
   # First what is lowest for the data: of a likeliest sequence alone nats are the fewest.
-  return {"pair_tv": np.mean(errors), "nll": nll}
+  return {"pair_tv": np.mean(errors), "pair_mmd": pair_mmd2(joint, tokens), "nll": nll}
+
+
+def pair_mmd2(joint: HiddenMarkov, tokens: np.ndarray) -> float:
+  """Unbiased MMD^2 of pairs of tokens `[n, D]` to the truth, `n` at least 2; it may be below 0.
+
+  The mean over all distances 1 … D - 1. The kernel is 1 for the same two tokens, which makes it the
+  sum of squares of errors of all pairs' probabilities; pairs of the same sample are not compared.
+  """
+  num, length = tokens.shape
+  kinds = joint.emission.shape[1] ** 2
+  found = []
+  for distance in range(1, length):
+    pairs = joint.emission.shape[1] * tokens[:, :-distance].astype(int) + tokens[:, distance:]
+    of_sample = np.unique(pairs + kinds * np.arange(num)[:, None], return_counts=True)[1]
+    of_all = np.bincount(pairs.reshape(-1), minlength=kinds)
+    truth, positions = joint.pairs(distance).reshape(-1), length - distance
+    among = (of_all @ of_all - of_sample @ of_sample) / (num * (num - 1) * positions**2)
+    found.append(among - 2 * of_all @ truth / (num * positions) + truth @ truth)
+  return float(np.mean(found))
 
 
 def histogram(classes: np.ndarray, num_classes: int) -> np.ndarray:

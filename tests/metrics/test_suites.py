@@ -1,6 +1,7 @@
 """Which measures a data set gets, and that each is the one that it says."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -146,9 +147,25 @@ def test_a_hidden_markov_model_measures_likelihoods_and_pairs_at_all_distances()
         seen[row[i], row[i + distance]] += 1
     errors.append(0.5 * np.abs(seen / seen.sum() - joint.pairs(distance)).sum())
   np.testing.assert_allclose(found["pair_tv"], np.mean(errors))
+  np.testing.assert_allclose(
+    found["pair_mmd"], np.mean([_pair_mmd2(joint, tokens, d) for d in range(1, 10)])
+  )
   # Many samples are near the truth, and shuffled ones, whose single tokens are right, are not.
   many = joint.sample(5000, seed=0)
   shuffled = np.random.default_rng(0).permuted(many, axis=0)
   good, bad = (suites.markov_metrics(joint, x) for x in (many, shuffled))
   assert good["pair_tv"] < 0.02 < 5 * good["pair_tv"] < bad["pair_tv"]
   assert good["nll"] < bad["nll"] - 0.1
+  # Without a floor: a few of the data have none of it, whatever the distance.
+  few = [suites.markov_metrics(joint, many[i : i + 5])["pair_mmd"] for i in range(0, 5000, 5)]
+  mean, error = np.mean(few), np.std(few) / np.sqrt(len(few))
+  assert abs(mean) < 3 * error < bad["pair_mmd"] / 5
+
+
+def _pair_mmd2(joint, tokens, distance):
+  """Every pair of two samples beside every other, and beside each that may be."""
+  pairs = [list(zip(row, row[distance:], strict=False)) for row in tokens]
+  among = np.mean([a == b for x, y in itertools.permutations(pairs, 2) for a in x for b in y])
+  truth = joint.pairs(distance)
+  beside = np.mean([truth[pair] for row in pairs for pair in row])
+  return among - 2 * beside + (truth**2).sum()
