@@ -197,6 +197,7 @@ def chosen_rows(
   found = {
     "updates": distill.num_steps,
     "seconds an update, start included": 60.0 * args.minutes / distill.num_steps,
+    "predictions an update": round(search.predictions(flags)),
     "rank": distill.lora_rank,
     "rate": distill.student_optimizer.learning_rate / unchanged,
   }

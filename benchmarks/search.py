@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from benchmarks import students
-from benchmarks.steps import distill_programs
+from benchmarks.steps import distill_parts, distill_programs
 from dmmd_jax import config as config_checks
-from dmmd_jax import config_file, config_settings, records
+from dmmd_jax import config_file, config_settings, flops, positions, records
 from dmmd_jax.distillation import registry
 from dmmd_jax.training_log import DIVERGED
 
@@ -65,6 +67,22 @@ def costs(flags: list[str]) -> tuple[float, float]:
       jax.block_until_ready(step())
     times.append((time.perf_counter() - start) / _TIMED)
   return begun, min(times)
+
+
+def predictions(flags: list[str]) -> float:
+  """The network evaluations of a step, by their matrix products: 1 is a prediction for an example.
+
+  One with its gradient is some 3. What a method makes before the first step is not in it.
+  """
+  config = load(flags)
+  config_checks.check(config)
+  method, init, batch = distill_parts(config)
+  key, network = jax.random.key(0), method.parts.auxiliary
+  params = jax.eval_shape(lambda: nn.unbox(network.init(key)))
+  step = flops.flops(method.step, jax.eval_shape(init, params), batch, key)
+  z, t = jnp.zeros((1, *network.shape), jnp.int32), jnp.zeros(1)
+  predict = lambda params: positions.whole(network.log_probs(params, z, t))
+  return step / flops.flops(predict, params)
 
 
 def kept(path, key: str, make: Callable[[], Any]) -> Any:

@@ -19,16 +19,21 @@ from dmmd_jax.phases import build, distill, teacher
 ROUNDS = 20
 
 
-def distill_programs(config):
-  """The start of a student and a step of it, compiled, as functions without arguments."""
+def distill_parts(config):
+  """A method, its `init` as a function of a teacher's parameters, and the batch of a step."""
   dataset = build.make_dataset(config)
   method = distill.make_method(config, dataset)
-  params = nn.unbox(jax.jit(method.parts.auxiliary.init)(jax.random.key(0)))
-  init = jax.jit(lambda params: nn.unbox(method.init(jax.random.key(1), params)))
-  init = init.lower(params).compile()
-  state = init(params)
   size = config.distill.batch_size * method.batches_per_step
-  batch = Batch(jnp.asarray(dataset.train[:size]))
+  init = lambda params: nn.unbox(method.init(jax.random.key(1), params))
+  return method, init, Batch(jnp.asarray(dataset.train[:size]))
+
+
+def distill_programs(config):
+  """The start of a student and a step of it, compiled, as functions without arguments."""
+  method, init, batch = distill_parts(config)
+  params = nn.unbox(jax.jit(method.parts.auxiliary.init)(jax.random.key(0)))
+  init = jax.jit(init).lower(params).compile()
+  state = init(params)
   step = jax.jit(method.step).lower(state, batch, jax.random.key(2)).compile()
   return lambda: init(params), lambda: step(state, batch, jax.random.key(2))
 

@@ -139,6 +139,24 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   assert [x.num_steps for _, x in tried] == [145] * 3 + [290] * 3 + [590] * 3
 
 
+def test_predictions_are_those_of_all_networks_for_every_example():
+  """A teacher's prediction more for each, and its second sub-step; half the batch, half of them."""
+  found = {
+    method: search.predictions(
+      [DIGITS, f"--config.distill.method={method}", "--config.distill.noise=none", *more]
+    )
+    for method, *more in (
+      ("continued",),
+      ("dcd",),
+      ("sdtt", "--config.distill.batch_size=32", "--config.distill.sdtt.teacher_nfe=256"),
+    )
+  }
+  # A prediction with its gradient, some of it computed again.
+  assert 3.3 < found["continued"] / 64 < 4
+  assert found["dcd"] - found["continued"] == pytest.approx(64, rel=0.01)
+  assert 2 * found["sdtt"] - found["continued"] == pytest.approx(128, rel=0.02)
+
+
 def test_one_batch_below_zero_can_be_chosen(monkeypatch):
   cells = {("student", "frechet", steps): (-0.1, 0.0, steps) for steps in search.CHOSEN_AT}
   found = students.Measured(cells, "5eed")
@@ -221,6 +239,7 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
   monkeypatch.setattr(methods, "ready", lambda *_: chosen)
   monkeypatch.setattr(methods, "settings", lambda *_: [DIGITS])
   monkeypatch.setattr(search, "folder", lambda *_: "x")
+  monkeypatch.setattr(search, "predictions", lambda flags: 717.8)
   monkeypatch.setattr(students, "compare", compare)
   data = methods.Data("digits", ("frechet",))
   monkeypatch.setitem(methods.DATA, "digits", data)
@@ -238,7 +257,7 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
     return
   methods.main()
   printed = capsys.readouterr().out
-  assert "| dmmd | 500 | 0.120 | 0 | 2.000 |" in printed
+  assert "| dmmd | 500 | 0.120 | 718 | 0 | 2.000 |" in printed
   assert "sdtt: diverges" in printed and "| dmmd | 2.0" in printed and "| redi | 2.0" in printed
   # The teacher is measured beside the first that has a student.
   assert measured == [("sdtt", (1, 2)), ("dmmd", (1, 2)), ("redi", (1,))]
