@@ -56,7 +56,7 @@ DATA = {
   "hmm": Data(
     "hmm",
     # Not nats per token first: the likeliest sequence alone has the fewest.
-    ("pair_tv", "nll", "kernel_mmd", "entropy"),
+    ("pair_tv", "pair_mmd", "nll", "kernel_mmd", "entropy"),
     # Methods whose student becomes the teacher need one that is a network.
     ("--config.distill.teacher=network",),
     # By validation data of this teacher, a stride of 2 being as good; the configs are for the exact

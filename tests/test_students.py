@@ -29,6 +29,16 @@ def test_errors_over_seeds_are_never_below_those_of_a_cell():
   np.testing.assert_allclose(found["teacher"], [[5.0, 0.5, 2], [6.0, 0.0, 4]])
 
 
+def test_a_metric_that_older_runs_do_not_have_leaves_their_rows_out():
+  cells = {("student", "new", steps): (4.0, 0.1, 2 * steps) for steps in (1, 2)}
+  newer = students.Measured(RUNS[0].cells | cells, "ccccccc")
+  runs = {"older": RUNS, "newer": [newer], "both": [newer, RUNS[0]]}
+  assert list(students.statistics(runs, "new", (1, 2))) == ["newer"]
+  args = argparse.Namespace(split="validation", teacher=None)
+  rows = students.summary(runs, ("m", "new"), (1, 2), args)["rows"]
+  assert [row["model"] for row in rows if row["metric"] == "new"] == ["newer", "newer"]
+
+
 def test_a_summary_says_what_its_errors_are():
   args = argparse.Namespace(split="validation", teacher=None)
   found = students.summary({"method": RUNS, "other": RUNS[:1]}, ("m",), (1, 2), args)

@@ -129,8 +129,8 @@ def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
   """Metrics of tokens `[n, D]` under the hidden Markov model that they should come from.
 
   `pair_tv` is the total variation of the pairs of tokens at a distance, the mean over the distances
-  1, 2, 4, … below D. That of real data is above 0, for they are finitely many. `pair_mmd` is that
-  of real data 0, at every distance: see `pair_mmd2`.
+  1, 2, 4, … below D. That of real data is above 0, for they are finitely many; their `pair_mmd`
+  is 0 in the mean, at any distance.
   """
   num = joint.emission.shape[1]
   distances = [2**i for i in range((tokens.shape[1] - 1).bit_length())]
@@ -147,20 +147,23 @@ def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
 def pair_mmd2(joint: HiddenMarkov, tokens: np.ndarray) -> float:
   """Unbiased MMD^2 of pairs of tokens `[n, D]` to the truth, `n` at least 2; it may be below 0.
 
-  The mean over all distances 1 … D - 1. The kernel is 1 for the same two tokens, which makes it the
-  sum of squares of errors of all pairs' probabilities; pairs of the same sample are not compared.
+  The mean over all distances 1 … D - 1. The kernel is not 0 for the same two tokens only, which
+  makes it the sum of squares of errors of all pairs' probabilities; and is 1 in the mean over
+  pairs of the truth. Pairs of the same sample are not compared.
   """
   num, length = tokens.shape
-  kinds = joint.emission.shape[1] ** 2
-  found = []
+  categories = joint.emission.shape[1]
+  errors, squares = [], []
   for distance in range(1, length):
-    pairs = joint.emission.shape[1] * tokens[:, :-distance].astype(int) + tokens[:, distance:]
-    of_sample = np.unique(pairs + kinds * np.arange(num)[:, None], return_counts=True)[1]
-    of_all = np.bincount(pairs.reshape(-1), minlength=kinds)
+    pairs = categories * tokens[:, :-distance].astype(int) + tokens[:, distance:]
+    of_sample = categories**2 * np.arange(num)[:, None] + pairs
+    within = np.unique(of_sample, return_counts=True)[1]
+    total = np.bincount(pairs.reshape(-1), minlength=categories**2)
     truth, positions = joint.pairs(distance).reshape(-1), length - distance
-    among = (of_all @ of_all - of_sample @ of_sample) / (num * (num - 1) * positions**2)
-    found.append(among - 2 * of_all @ truth / (num * positions) + truth @ truth)
-  return float(np.mean(found))
+    between = (total @ total - within @ within) / (num * (num - 1) * positions**2)
+    errors.append(between - 2 * total @ truth / (num * positions) + truth @ truth)
+    squares.append(truth @ truth)
+  return float(np.mean(errors) / np.mean(squares))
 
 
 def histogram(classes: np.ndarray, num_classes: int) -> np.ndarray:

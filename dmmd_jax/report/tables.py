@@ -18,7 +18,7 @@ _TITLES = {
   "repeated_4": "Share of a sample's 4-grams that it has had before",
   "component_tv": "Total variation of the mixture components from the truth",
   "pair_tv": "Total variation of pairs of tokens from the truth, mean over distances 1, 2, 4, …",
-  "pair_mmd": "MMD² of pairs of tokens from the truth, at all distances (unbiased)",
+  "pair_mmd": "MMD² of pairs of tokens to the truth, at all distances (may be below 0)",
   "impossible": "Share of samples that the true distribution cannot produce",
 }
 

@@ -147,9 +147,9 @@ def test_a_hidden_markov_model_measures_likelihoods_and_pairs_at_all_distances()
         seen[row[i], row[i + distance]] += 1
     errors.append(0.5 * np.abs(seen / seen.sum() - joint.pairs(distance)).sum())
   np.testing.assert_allclose(found["pair_tv"], np.mean(errors))
-  np.testing.assert_allclose(
-    found["pair_mmd"], np.mean([_pair_mmd2(joint, tokens, d) for d in range(1, 10)])
-  )
+  expected = sum(_pair_mmd2(joint, tokens, distance) for distance in range(1, 10))
+  expected /= sum((joint.pairs(distance) ** 2).sum() for distance in range(1, 10))
+  np.testing.assert_allclose(found["pair_mmd"], expected)
   # Many samples are near the truth, and shuffled ones, whose single tokens are right, are not.
   many = joint.sample(5000, seed=0)
   shuffled = np.random.default_rng(0).permuted(many, axis=0)
