@@ -108,8 +108,8 @@ def statistics(
 ) -> dict[str, np.ndarray]:
   """Mean over seeds, its error and the NFE at each number of steps, `[steps, 3]`, by row.
 
-  A student of one step has a row at that step only, and one that was measured before there was this
-  metric none.
+  A student of one step has a row at that step only. One has none of whose runs some were measured
+  before there was this metric.
   The error is the standard error over seeds, but at least the sampling error of one cell (root mean
   square over seeds): few seeds may agree by chance.
   """
@@ -117,9 +117,9 @@ def statistics(
   rows |= {name: ("student", runs) for name, runs in results.items()}
   found = {}
   for name, (model, runs) in rows.items():
-    drawn = [n for n in steps if all((model, metric, n) in run.cells for run in runs)]
-    if not drawn:
+    if not all((model, metric) in {cell[:2] for cell in run.cells} for run in runs):
       continue
+    drawn = [number for number in steps if (model, metric, number) in runs[0].cells]
     cells = np.array([[run.cells[model, metric, number] for number in drawn] for run in runs])
     mean, error = mean_and_error(cells[..., 0], cells[..., 1])
     found[name] = np.stack([mean, error, cells[0, :, 2]], 1)

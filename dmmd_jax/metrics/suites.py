@@ -147,9 +147,9 @@ def markov_metrics(joint: HiddenMarkov, tokens: np.ndarray) -> dict[str, float]:
 def pair_mmd2(joint: HiddenMarkov, tokens: np.ndarray) -> float:
   """Unbiased MMD^2 of pairs of tokens `[n, D]` to the truth, `n` at least 2; it may be below 0.
 
-  The mean over all distances 1 … D - 1. The kernel is not 0 for the same two tokens only, which
-  makes it the sum of squares of errors of all pairs' probabilities; and is 1 in the mean over
-  pairs of the truth. Pairs of the same sample are not compared.
+  The mean over all distances 1 … D - 1. With a kernel that tells whether two pairs are the same it
+  is the sum of squares of the errors of all pairs' probabilities, here over that of the
+  probabilities themselves. Pairs of the same sample, which depend on one another, are not compared.
   """
   num, length = tokens.shape
   categories = joint.emission.shape[1]
