@@ -15,8 +15,8 @@ from dmmd_jax.distillation import registry
 
 # What is for the masked process only, and what the exact value of a teacher rules out.
 MASKED_ONLY = {"sdtt", "dimo", "didi"}
-# Those that on digits are trained otherwise than D-MMD.
-OF_THEIR_OWN = {"sdtt", "dcd", "redi", "dimo", "di4c", "didi"}
+# Those that on all data are trained as on digits, otherwise than D-MMD.
+OF_THEIR_OWN = {"sdtt", "dcd", "redi", "di4c", "didi"}
 DIGITS = "--config=configs/digits_dmmd.py"
 
 
