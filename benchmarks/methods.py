@@ -18,8 +18,9 @@ machine made it: take another `--out` for these. Tables say which commit their r
 Arguments after `--` go to every run.
 
 It prints tables (mean over seeds, and the larger of its standard error and that of one cell; what
-was chosen, rank 0 for whole networks, rates in those of the config), and writes `results.json` for
-`benchmarks.tables`, and `methods.png`. Of text, `benchmarks.frontier` shows the temperatures.
+was chosen, rank 0 for whole networks, rates in those of the config; how many predictions of a
+network an update is, by its matrix products), and writes `results.json` for `benchmarks.tables`,
+and `methods.png`. Of text, `benchmarks.frontier` shows the temperatures.
 """
 
 import argparse
@@ -197,14 +198,16 @@ def chosen_rows(
   found = {
     "updates": distill.num_steps,
     "seconds an update, start included": 60.0 * args.minutes / distill.num_steps,
-    "predictions an update": round(search.predictions(flags)),
+    "predictions an update": search.predictions(flags),
     "rank": distill.lora_rank,
     "rate": distill.student_optimizer.learning_rate / unchanged,
   }
   if method in CHOOSES_STEPS:
     found["made for"] = distill.student_nfe
   return [
-    {"model": method, "metric": m, "nfe": 0, "value": v, "stderr": None} for m, v in found.items()
+    {"model": method, "metric": m, "nfe": 0, "value": v, "stderr": None}
+    for m, v in found.items()
+    if v is not None
   ]
 
 

@@ -108,17 +108,22 @@ def statistics(
 ) -> dict[str, np.ndarray]:
   """Mean over seeds, its error and the NFE at each number of steps, `[steps, 3]`, by row.
 
-  A student of one step has a row at that step only. One has none of whose runs some were measured
-  before there was this metric.
+  A student of one step has a row at that step only, and a student of whose runs some lack the
+  metric, as older ones do, has none; the teacher is that of the first runs that have it.
   The error is the standard error over seeds, but at least the sampling error of one cell (root mean
   square over seeds): few seeds may agree by chance.
   """
-  rows = {"teacher": ("teacher", next(iter(results.values())))}
-  rows |= {name: ("student", runs) for name, runs in results.items()}
+  measured = {
+    name: runs
+    for name, runs in results.items()
+    if all(("student", metric) in {cell[:2] for cell in run.cells} for run in runs)
+  }
+  if not measured:
+    return {}
+  rows = {"teacher": ("teacher", next(iter(measured.values())))}
+  rows |= {name: ("student", runs) for name, runs in measured.items()}
   found = {}
   for name, (model, runs) in rows.items():
-    if not all((model, metric) in {cell[:2] for cell in run.cells} for run in runs):
-      continue
     drawn = [number for number in steps if (model, metric, number) in runs[0].cells]
     cells = np.array([[run.cells[model, metric, number] for number in drawn] for run in runs])
     mean, error = mean_and_error(cells[..., 0], cells[..., 1])

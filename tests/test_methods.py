@@ -239,7 +239,7 @@ def test_a_method_that_diverges_at_last_is_left_out(code, tmp_path, monkeypatch,
   monkeypatch.setattr(methods, "ready", lambda *_: chosen)
   monkeypatch.setattr(methods, "settings", lambda *_: [DIGITS])
   monkeypatch.setattr(search, "folder", lambda *_: "x")
-  monkeypatch.setattr(search, "predictions", lambda flags: 717.8)
+  monkeypatch.setattr(search, "predictions", lambda flags: 718)
   monkeypatch.setattr(students, "compare", compare)
   data = methods.Data("digits", ("frechet",))
   monkeypatch.setitem(methods.DATA, "digits", data)

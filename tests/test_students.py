@@ -4,6 +4,7 @@ import argparse
 import json
 
 import numpy as np
+import pytest
 
 from benchmarks import students
 
@@ -30,13 +31,28 @@ def test_errors_over_seeds_are_never_below_those_of_a_cell():
 
 
 def test_a_metric_that_older_runs_do_not_have_leaves_their_rows_out():
-  cells = {("student", "new", steps): (4.0, 0.1, 2 * steps) for steps in (1, 2)}
+  cells = {
+    (model, "new", steps): (value, 0.1, 2 * steps)
+    for model, value in (("student", 4.0), ("teacher", 7.0))
+    for steps in (1, 2)
+  }
   newer = students.Measured(RUNS[0].cells | cells, "ccccccc")
   runs = {"older": RUNS, "newer": [newer], "both": [newer, RUNS[0]]}
-  assert list(students.statistics(runs, "new", (1, 2))) == ["newer"]
+  found = students.statistics(runs, "new", (1, 2))
+  assert list(found) == ["teacher", "newer"] and found["teacher"][0, 0] == 7.0
+  assert not students.statistics(runs, "newest", (1, 2))
   args = argparse.Namespace(split="validation", teacher=None)
   rows = students.summary(runs, ("m", "new"), (1, 2), args)["rows"]
-  assert [row["model"] for row in rows if row["metric"] == "new"] == ["newer", "newer"]
+  assert [row["model"] for row in rows if row["metric"] == "new"] == [
+    "teacher",
+    "teacher",
+    "newer",
+    "newer",
+  ]
+  # A cell that one seed lacks is no older metric.
+  del newer.cells["student", "m", 2]
+  with pytest.raises(KeyError):
+    students.statistics({"method": [*RUNS, newer]}, "m", (1, 2))
 
 
 def test_a_summary_says_what_its_errors_are():

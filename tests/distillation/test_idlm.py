@@ -73,8 +73,8 @@ def test_losses_of_a_step_are_those_written_out(process, monkeypatch):
   x = np.random.default_rng(2).integers(0, K, X.shape)
   monkeypatch.setattr(rollout, "draw", lambda log_p, u: jnp.asarray(x))
   tables = make_params(process)
-  (generator, auxiliary), *_ = lookups.run(
-    make_losses(idlm.IDLM(p), tables[2]), [p.student], *tables[:2], gradients=False
+  (generator, auxiliary), _, gradients = lookups.run(
+    make_losses(idlm.IDLM(p), tables[2]), [p.student], *tables[:2]
   )
   (z_t, t, noisy), *others = p.student.asked
   z_s, s, _ = others[0]
@@ -85,29 +85,51 @@ def test_losses_of_a_step_are_those_written_out(process, monkeypatch):
     assert not other[2]
   assert (t < s).any() and (t > s + 1 / 50).any()
 
-  eta, phi, theta = softmax(tables)
-  y = eta[z_t]
+  def labels(logits):
+    y = softmax(logits)[z_t]
+    if isinstance(process, processes.Masked):
+      return np.where((z_t != K)[..., None], np.eye(K + 1)[z_t][..., :K], y)
+    for i, d in np.ndindex(z_t.shape):
+      y[i, d] *= enumeration.transition(process, 0.0, float(t[i]))[:, z_t[i, d]]
+    return y / y.sum(-1, keepdims=True)
+
   if isinstance(process, processes.Masked):
     visible = z_t != K
     np.testing.assert_array_equal(z_t[visible], X[visible])
-    y = np.where(visible[..., None], np.eye(K + 1)[z_t][..., :K], y)
     np.testing.assert_array_equal(z_s[z_s != K], x[z_s != K])
-  else:
-    for i, d in np.ndindex(z_t.shape):
-      y[i, d] *= enumeration.transition(process, 0.0, float(t[i]))[:, z_t[i, d]]
-    y /= y.sum(-1, keepdims=True)
 
-  def mean_bound(labels, table):
-    total = 0.0
+  def mean_bound(labels, logits):
+    table, total = softmax(logits), 0.0
     for i, d in np.ndindex(z_s.shape):
       total += enumeration.diffusion_loss(
         "bound", process, labels[i, d], table[z_s[i, d]], z_s[i, d], float(s[i])
       )
     return total / z_s.size
 
-  expected = mean_bound(y, theta) - mean_bound(y, phi)
-  np.testing.assert_allclose(generator, expected, rtol=2e-3)
-  np.testing.assert_allclose(auxiliary, mean_bound(y, phi), rtol=2e-3)
+  def of_student(eta):
+    return mean_bound(labels(eta), tables[2]) - mean_bound(labels(eta), tables[1])
+
+  def of_auxiliary(phi):
+    return mean_bound(labels(tables[0]), phi)
+
+  np.testing.assert_allclose(generator, of_student(tables[0]), rtol=2e-3)
+  np.testing.assert_allclose(auxiliary, of_auxiliary(tables[1]), rtol=2e-3)
+  (by_eta, none), (nothing, by_phi) = gradients
+  assert not none.any() and not nothing.any()
+  for written, table, found in (of_student, tables[0], by_eta), (of_auxiliary, tables[1], by_phi):
+    expected = differences(written, table)
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=2e-3 * np.abs(expected).max())
+
+
+def differences(function, logits, step=1e-4):
+  """The gradient of a function of logits in float64."""
+  logits = np.asarray(logits, np.float64)
+  gradient = np.zeros_like(logits)
+  for place in np.ndindex(logits.shape):
+    change = np.zeros_like(logits)
+    change[place] = step
+    gradient[place] = (function(logits + change) - function(logits - change)) / (2 * step)
+  return gradient
 
 
 @each_process

@@ -124,8 +124,11 @@ class Expected:
           mass += row[c]
     return p / p.sum(-1, keepdims=True)
 
-  def losses(self):
+  def losses(self, change=None):
+    """Of the student that `make_params` has, or of that with a change of its parameters."""
     eta, phi, theta = make_params(self.process.num_states)
+    if change is not None:
+      eta = jax.tree.map(jnp.add, eta, change)
     meaning = self.prediction if self.loss == "bound" else "mean"
     method = dmmd.Objective(
       self.process,
@@ -302,6 +305,47 @@ def test_losses_depend_on_every_setting_as_written_out(case):
   assert np.nanmax(np.abs(found - without)) > 1e-3, "the case cannot show the setting"
   expected = {"method": base.get("method", "dmmd")} | expected
   np.testing.assert_allclose(found, Expected(**expected).losses(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", [{}, KERNEL, SOME, ALONE], ids=["dmmd", "both", "some", "alone"])
+def test_the_students_gradient_is_that_of_differences(base):
+  """Of what is written out, in a random direction; all draws stay as they are."""
+  config = make_config(**MEAN | base)
+  method = distill.make_method(config, DATA)
+  eta, phi, theta = make_params(method.parts.process.num_states)
+  rng = np.random.default_rng(0)
+  direction = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), eta)
+
+  def loss(eta):
+    if config.distill.method == "kernel_score":
+      return method.loss(eta, theta, BATCH, KEY)[0]
+    return method.losses(eta, phi, theta, BATCH, KEY)[0]
+
+  _, found = jax.jvp(loss, (eta,), (direction,))
+  settings = {"dmmd_noises": "first", "score_stride": 2} if base is SOME else {}
+  written = Expected(method=base.get("method", "dmmd"), **settings)
+  step = 1e-3
+  changes = (jax.tree.map(lambda x, by=by: by * x, direction) for by in (step, -step))
+  more, less = (written.losses(change)[0] for change in changes)
+  assert abs(found) > 1e-2
+  np.testing.assert_allclose(found, (more - less) / (2 * step), rtol=1e-2)
+
+
+@pytest.mark.parametrize("base", [KERNEL, SOME], ids=["both", "some"])
+def test_an_auxiliary_model_that_is_updated_alone_learns_as_by_dmmd(base):
+  """One noise for each example, whatever the score takes, and nothing for the student to learn."""
+
+  def auxiliary(**changes):
+    method = distill.make_method(make_config(**MEAN | changes), DATA)
+    eta, phi, theta = make_params(method.parts.process.num_states)
+    loss = lambda eta, phi: method.losses(eta, phi, theta, BATCH, KEY, False)[1]
+    return jax.value_and_grad(loss, (0, 1))(eta, phi)
+
+  found, expected = auxiliary(**base), auxiliary()
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+  of_student, of_auxiliary = (max(np.abs(x).max() for x in jax.tree.leaves(g)) for g in found[1])
+  assert of_student == 0 and of_auxiliary > 1e-3
 
 
 def test_the_marginal_objective_is_unbiased():
