@@ -31,7 +31,8 @@ def notebook_method() -> str:
 def documented(start: str, end: str) -> str:
   """The indented block of docs/methods.md between two of its phrases."""
   text = (ROOT / "docs" / "methods.md").read_text()
-  block = re.search(f"{re.escape(start)}\n+(.*?)\n+{re.escape(end)}", text, re.DOTALL)[1]
+  start = r"\s+".join(map(re.escape, start.split()))
+  block = re.search(f"{start}\n+(.*?)\n+{re.escape(end)}", text, re.DOTALL)[1]
   return "".join(f"{line.removeprefix('    ')}\n" for line in block.split("\n"))
 
 
@@ -41,7 +42,7 @@ def test_one_file_one_line_and_one_config_make_a_method(tmp_path):
   package = tmp_path / "dmmd_jax" / "distillation"
   (package / "best_of_noises.py").write_text(notebook_method())
   registry = (package / "registry.py").read_text()
-  line = documented("a line in\n`registry.py`,", "a config,")
+  line = documented("a line in `registry.py`,", "a config,")
   assert BEFORE in registry and line.count("\n") == 1
   (package / "registry.py").write_text(registry.replace(BEFORE, BEFORE + line))
   config = documented("`configs/coins_best_of_noises.py`,", "and a test")
