@@ -92,8 +92,15 @@ NEEDS = {
            "--config.distill.sdtt.rounds=3", *_IN_ROUNDS],
   "dcd": ["--config.distill.dcd.teacher_nfe=64", "--config.distill.dcd.rounds=3", *_IN_ROUNDS],
   "redi": [*_FEW_COUPLES, "--config.distill.noise_scale=1.0", *_MOMENTUM],
-  "di4c": _MOMENTUM,
-  "didi": [*_MOMENTUM, "--config.distill.auxiliary_optimizer.b1=0.9"],
+  # Fewer examples than D-MMD has: each is seen with many latents, or many samples are drawn of it.
+  "di4c": ["--config.distill.batch_size=16", "--config.distill.noise_dim=16",
+           "--config.distill.noise_scale=100.0", "--config.distill.di4c.num_latents=8",
+           "--config.distill.di4c.delta=0.05", "--config.distill.di4c.teacher_steps=64",
+           "--config.distill.di4c.data_weight=1.0", *_MOMENTUM],
+  "didi": ["--config.distill.batch_size=16",
+           "--config.distill.student_optimizer.learning_rate=1e-4",
+           "--config.distill.auxiliary_optimizer.learning_rate=2e-4",
+           *_MOMENTUM, "--config.distill.auxiliary_optimizer.b1=0.9"],
   "continued": _MOMENTUM,
 }  # fmt: skip
 # What they need where the process is not the masked one.
@@ -101,7 +108,7 @@ _HARD = ["--config.distill.dmmd.auxiliary_target=hard"]
 NEEDS_UNMASKED = {
   "dmmd": _HARD, "dmmd_kernel": _HARD, "redi": ["--config.distill.noise=none"]
 }  # fmt: skip
-STEPS = (1, 2, 4, 8, 16)
+NFE = "1,2,4,8,16"
 # In those of the config.
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
@@ -224,6 +231,7 @@ def main() -> None:
   parser.add_argument(
     "--made_for", default=MADE_FOR, help="numbers of steps to choose from, besides the config's"
   )
+  parser.add_argument("--nfe", default=NFE, help="at which teacher and students are measured")
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
   parser.add_argument(
     "--chosen_for", type=float, help="minutes for which settings are chosen (default: --minutes)"
@@ -234,6 +242,7 @@ def main() -> None:
   if args.chosen_for is not None and not args.chosen_for > 0:
     parser.error(f"--chosen_for is {args.chosen_for:g}; expected minutes, more than 0")
   methods = args.methods.split(",")
+  steps = tuple(int(number) for number in args.nfe.split(","))
   for word in args.extra:
     field = word.split("=")[0].removeprefix("--config.")
     made_for = field == "distill.student_nfe" and CHOOSES_STEPS.intersection(methods)
@@ -246,8 +255,8 @@ def main() -> None:
     try:
       chosen = ready(method, data, args)
       variant = search.folder(method, chosen, args), *search.split(chosen)
-      teacher_steps = STEPS[:1] if results else STEPS
-      results |= students.compare({method: variant}, STEPS, args, teacher_steps)
+      teacher_steps = steps[:1] if results else steps
+      results |= students.compare({method: variant}, steps, args, teacher_steps)
       chosen_with += chosen_rows(method, chosen, data, args)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
@@ -257,10 +266,10 @@ def main() -> None:
       print(f"{method}: diverges at what was chosen", flush=True)
   if not results:
     parser.exit(1, "no method has a student\n")
-  found = students.summary(results, data.metrics, STEPS, args)
+  found = students.summary(results, data.metrics, steps, args)
   students.show(found | {"rows": found["rows"] + chosen_with}, args.out)
   first = data.metrics[0]
-  students.plot(students.statistics(results, first, STEPS), first, args.out / "methods.png")
+  students.plot(students.statistics(results, first, steps), first, args.out / "methods.png")
 
 
 if __name__ == "__main__":
