@@ -52,7 +52,8 @@ def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatc
     if method in ("di4c", "didi"):  # whose examples cost many times as much
       assert found.distill.batch_size == own.batch_size
     if method == "di4c":
-      assert found.distill.noise_scale == own.noise_scale
+      for name in ("noise", "noise_dim", "noise_scale"):
+        assert found.distill[name] == own[name]
       assert set(own.di4c.items()) <= set(found.distill.di4c.items())
     if method == "didi":
       assert rate == own.student_optimizer.learning_rate
