@@ -154,6 +154,34 @@ def test_a_damaged_model_is_made_again_from_the_checkpoint_before(
   assert (folder / "damaged" / "20").is_dir() and results(workdir)["rows"] == expected["rows"]
 
 
+@pytest.mark.parametrize(
+  ("method", "section", "noise"),
+  [
+    ("sdtt", {"rounds": 3, "teacher_nfe": 16}, "none"),
+    ("dcd", {"rounds": 3, "teacher_nfe": 16}, "none"),
+    ("redi", {"rounds": 3, "num_pairs": 64, "chunk": 64, "nfe": 4}, "gaussian"),
+    ("di4c", {"passes": 3, "num_latents": 2}, "latent"),
+  ],
+)
+def test_a_student_of_rounds_that_was_killed_in_one_ends_as_if_not(workdir, method, section, noise):
+  """From the checkpoint in the middle of the last of three rounds."""
+  config = tiny(
+    phases=("distill",), run__checkpoint_every=5, distill__method=method, distill__noise=noise,
+    distill__from_prior=False, distill__student_nfe=2,
+  )  # fmt: skip
+  config.distill[method] = section
+  shutil.rmtree(workdir / "distill")
+  record = workdir / "distill" / "record.json"
+  digests = []
+  for _ in range(2):
+    experiment.run(config, workdir)
+    digests.append(integrity.read_json(record)["result"]["digest"])
+    record.unlink()
+    shutil.rmtree(workdir / "distill" / "checkpoints" / "20")
+    assert (workdir / "distill" / "checkpoints" / "15").is_dir()
+  assert digests[0] == digests[1]
+
+
 def test_a_checkpoint_of_another_run_is_refused(workdir):
   shutil.rmtree(workdir / "distill")
   (workdir / "teacher" / "record.json").unlink()

@@ -176,8 +176,6 @@ class Di4C:
 
   def _times(self, key: jax.Array, num: int) -> jax.Array:
     """Times `[num]`, even above `delta` and even below it."""
-    if self.parts.from_prior:
-      return jnp.ones(num)
     c = self.di4c
     below_key, time_key = jax.random.split(key)
     share_below = c.share_below if c.delta else 0.0

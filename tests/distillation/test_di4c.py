@@ -61,7 +61,6 @@ def draws_and_laws(
   top_p=1.0,
   guidance=0.0,
   passes=1,
-  prior=False,
 ):
   """Times and draws of a step, and the log-probabilities of student, next step and teacher."""
   process = processes.Masked(K) if masked else processes.Uniform(K)
@@ -87,7 +86,6 @@ def draws_and_laws(
   u = losses.sample_times(time_key, B)
   below = jax.random.uniform(below_key, (B,)) < c["share_below"]
   t = jnp.where(below, c["delta"] * u, c["delta"] + (1 - c["delta"]) * u)
-  t = jnp.ones(B) if prior else t
   z_t = process.corrupt(keys[1], BATCH.tokens, t)
   z, times = jnp.repeat(z_t, L, 0), jnp.repeat(t, L, 0)
   log_teacher = law(theta, z, times, keys[2]) if passes > 1 else law(theta, z_t, t)
@@ -137,7 +135,7 @@ CASES = {
     {"process__name": "uniform", "teacher__loss": "bound"} | AS_SAMPLED,
     {"masked": False, "prediction": "leave_one_out"} | AS_SAMPLED,
   ),
-  "passes_from_prior": ({"from_prior": True}, {"passes": 2, "prior": True}),
+  "passes": ({}, {"passes": 2}),
 }
 
 

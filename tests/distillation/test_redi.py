@@ -161,21 +161,28 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("case", LOSSES)
-def test_the_loss_is_that_of_couples_written_out(case):
-  """Noise tokens are the couple's own, and its student's noise that of its seed."""
-  changes, bound = LOSSES[case]
-  changes = dict(changes)
+def couples_of(case, rng):
+  """A method, a student's parameters, and couples of the data of one batch."""
+  changes = dict(LOSSES[case][0])
   method = make_method({"loss": changes.pop("redi", "bound")}, **changes)
-  process, masked = method.parts.process, "masked" in case or case == "from_prior"
-  rng = np.random.default_rng(2)
+  process = method.parts.process
+  masked = isinstance(process, processes.Masked)
   prior = None if masked else jnp.asarray(rng.integers(0, K, (B, 4)))
   seeds = jnp.arange(40, 40 + B, dtype=jnp.uint32) if masked else None
-  x, labels = DATA.train[:B], jnp.asarray(DATA.train_labels[:B])
   eta, _, _ = make_params(process.num_states)
   if masked:
     eta = {**eta, "noise": jnp.asarray(rng.normal(size=(DIM, K)), jnp.float32)}
-  couples = redi.Couples(jnp.asarray(x), labels, prior, seeds)
+  labels = jnp.asarray(DATA.train_labels[:B])
+  return method, eta, redi.Couples(jnp.asarray(DATA.train[:B]), labels, prior, seeds)
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_the_loss_is_that_of_couples_written_out(case):
+  """Noise tokens are the couple's own, and its student's noise that of its seed."""
+  bound = LOSSES[case][1]
+  method, eta, couples = couples_of(case, np.random.default_rng(2))
+  process, masked = method.parts.process, couples.prior is None
+  x, labels, prior, seeds = DATA.train[:B], couples.labels, couples.prior, couples.seeds
   found, metrics = method.loss(eta, None, couples, KEY)
 
   time_key, keep_key = jax.random.split(KEY)
@@ -203,6 +210,72 @@ def test_the_loss_is_that_of_couples_written_out(case):
   assert again == found and np.isfinite(metrics["entropy"])
 
 
+@pytest.mark.parametrize("case", LOSSES)
+def test_the_gradient_is_that_of_differences(case):
+  """In all parameters at once, along a direction of their own."""
+  rng = np.random.default_rng(4)
+  method, eta, couples = couples_of(case, rng)
+  direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), eta)
+  loss = jax.jit(lambda eta: method.loss(eta, None, couples, KEY)[0])
+  moved = lambda by: jax.tree.map(lambda a, d: a + by * d, eta, direction)
+  expected = (loss(moved(0.01)) - loss(moved(-0.01))) / 0.02
+  found = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss)(eta), direction)))
+  np.testing.assert_allclose(found, expected, rtol=5e-3)
+  assert abs(expected) > 0.05
+
+
+def expected_gradient(predict, couples, t):
+  """Of the cross-entropy at time `t`, in the logits of `predict` `[4, 2, 2]` at every `z_t`, over
+  all couples of two tokens and all choices of which are kept: float64, written out."""
+  gradient = np.zeros_like(predict)
+  for x, x_1 in couples:
+    for kept in itertools.product((True, False), repeat=2):
+      z = np.where(kept, x, x_1)
+      chance = np.prod(np.where(kept, 1 - t, t)) / len(couples)
+      gradient[2 * z[0] + z[1]] += chance * (predict[2 * z[0] + z[1]] - np.eye(2)[x]) / 2
+  return gradient
+
+
+def test_the_student_of_cross_entropy_rests_at_what_couples_say_of_a_state(monkeypatch):
+  """Uniform: `E[x_0 | z_t]` over couples, by Bayes' rule; with couples of other noise it moves."""
+  t, rng = 0.6, np.random.default_rng(5)
+  pairs = rng.integers(0, 2, (20, 2, 2))
+  others = np.stack([pairs[:, 0], pairs[::-1, 1]], 1)
+  weights = np.zeros((4, 2, 2))
+  for x, x_1 in pairs:
+    for a, b in itertools.product(range(2), repeat=2):
+      z = np.array([a, b])
+      chance = np.prod((1 - t) * (x == z) + t * (x_1 == z))
+      weights[2 * a + b] += chance * np.eye(2)[x]
+  rest = weights / weights.sum(-1, keepdims=True)
+  assert np.abs(expected_gradient(rest, pairs, t)).max() < 1e-12
+  assert np.abs(expected_gradient(rest, others, t)).max() > 1e-2
+
+  monkeypatch.setattr(losses, "sample_times", lambda key, num: jnp.full(num, t))
+  method = make_method(
+    {"loss": "cross_entropy"}, process__name="uniform", teacher__loss="cross_entropy"
+  )
+  parts = dataclasses.replace(method.parts, process=PROCESSES["uniform"], student=Small())
+  method = dataclasses.replace(method, parts=parts)
+
+  @jax.jit
+  def gradients(table, x, x_1, keys):
+    def loss(table, key):
+      return method.loss(table, None, redi.Couples(x, None, x_1, None), key)[0]
+
+    return jax.vmap(jax.grad(loss), (None, 0))(table, keys)
+
+  # `Small` multiplies its logits by 1 + t.
+  table = jnp.asarray(np.log(rest) / (1 + t), jnp.float32)
+  keys = jax.random.split(KEY, 4000)
+  for couples in (pairs, others):
+    found = np.asarray(gradients(table, couples[:, 0], couples[:, 1], keys))
+    expected = (1 + t) * expected_gradient(rest, couples, t)
+    error = found.std(0) / np.sqrt(len(keys))
+    assert (np.abs(found.mean(0) - expected) < 5 * error + 1e-6).all()
+    assert np.abs(expected_gradient(rest, others, t)).max() > 15 * error.max()
+
+
 def test_a_sample_keeps_its_noise_through_all_steps():
   seen = []
 
@@ -216,10 +289,12 @@ def test_a_sample_keeps_its_noise_through_all_steps():
   assert set(np.unique(drawn.tokens)) == {0, 1}
 
 
-def test_rounds_draw_couples_of_the_average_and_can_be_resumed():
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_rounds_draw_couples_of_the_average_and_can_be_resumed(process):
   """Five steps in two rounds: couples are drawn again before the third, with the average then."""
   fast = {"student_optimizer__learning_rate": 0.5, "student_optimizer__warmup_steps": 0}
-  method = make_method({"rounds": 2}, num_steps=5, ema=0.5, **fast)
+  of_process = {"process__name": process, "teacher__loss": "bound"}
+  method = make_method({"rounds": 2}, num_steps=5, ema=0.5, **fast, **of_process)
   theta = make_theta(method)
   state = nn.unbox(jax.jit(method.init)(jax.random.key(2), theta))
   assert state.teacher is None
