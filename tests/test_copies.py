@@ -1,0 +1,98 @@
+"""`benchmarks.copies`: what is found of samples in training data, and in data that are as many."""
+
+import argparse
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from benchmarks import copies
+from configs import coins_dmmd, digits_dmmd, text_dmmd
+from dmmd_jax import drawing, records
+from dmmd_jax.data.pipeline import Dataset
+from dmmd_jax.phases import build
+
+RNG = np.random.default_rng(0)
+
+
+def test_distances_are_those_to_the_nearest(monkeypatch):
+  monkeypatch.setattr(copies, "_CHUNK", 3)
+  x, images = (RNG.integers(0, 17, (n, 2, 2, 1)).astype(np.uint8) for n in (5, 8))
+  images[7] = x[2]
+  expected = [min(np.linalg.norm(a.astype(float) - b) for b in images) for a in x]
+  np.testing.assert_allclose(copies.distances(x, images), expected, atol=1e-6)
+  assert expected[2] == 0 < expected[0]
+
+
+def test_runs_are_found_wherever_they_stand():
+  texts = np.array([[1, 2, 3, 4, 300], [5, 6, 7, 8, 9]])
+  x = np.array([[0, 1, 2, 3, 4], [9, 8, 7, 6, 5], [2, 3, 4, 44, 300 % 256]])
+  # Not across two texts, and no byte for a token.
+  np.testing.assert_allclose(copies.found_in(x, texts, 3), [2 / 3, 0.0, 1 / 3])
+
+
+def samples_of(kind, monkeypatch):
+  """Rows for a student whose samples are training data, and for a teacher's, which are not."""
+  shape, config = ((4, 4, 1), digits_dmmd) if kind == "images" else ((40,), text_dmmd)
+  train, held_out, validation, new = (
+    RNG.integers(0, 5, (n, *shape)).astype(np.uint8) for n in (60, 30, 20, 20)
+  )
+  dataset = Dataset(train, held_out, 5, validation=validation)
+  monkeypatch.setattr(build, "make_dataset", lambda _: dataset)
+  find = lambda path, kind: types.SimpleNamespace(config=config.get_config(), kind=kind)
+  monkeypatch.setattr(records, "find_model", find)
+  denoiser = types.SimpleNamespace(num_classes=0)
+  load = lambda source, *_: types.SimpleNamespace(
+    denoiser=denoiser, num_steps=lambda nfe: nfe, sampler=source.kind
+  )
+  monkeypatch.setattr(drawing, "load", load)
+  monkeypatch.setattr(drawing, "make_draw", lambda *args: args[1:])
+  asked = []
+
+  def draw_batches(model, draw, seed, labels):
+    asked.append(draw[0])
+    yield (train if model.sampler == "student" else new)[: len(labels) // 2]
+    yield (train if model.sampler == "student" else new)[len(labels) // 2 : len(labels)]
+
+  monkeypatch.setattr(drawing, "draw_batches", draw_batches)
+  args = argparse.Namespace(
+    models=["teacher=t", "ours=o"], nfe=(1, 2), teacher_nfe=(64,), num=20, split="held_out"
+  )
+  rows = list(copies.rows(args))
+  assert asked == [64, 1, 2]
+  names = "validation data", "teacher, 64 NFE", "ours, 1 NFE", "ours, 2 NFE"
+  assert tuple(dict.fromkeys(row["model"] for row in rows)) == names
+  return {(row["model"], row["metric"]): row["value"] for row in rows}
+
+
+def test_copies_of_images_are_told_from_samples(monkeypatch):
+  found = samples_of("images", monkeypatch)
+  for name in ("validation data", "teacher, 64 NFE"):
+    assert found[name, "to training"] == pytest.approx(found[name, "to test"], rel=0.1)
+    assert found[name, "least to any training"] > 2
+  # Half of the training images are compared with, as there are test images.
+  ours = found["ours, 2 NFE", "to training"] / found["ours, 2 NFE", "to test"]
+  assert 0.2 < ours < 0.8 and found["ours, 2 NFE", "least to any training"] == 0
+
+
+def test_copies_of_text_are_told_from_samples(monkeypatch):
+  monkeypatch.setattr(copies, "RUNS", (3, 8))
+  found = samples_of("text", monkeypatch)
+  for name in ("validation data", "teacher, 64 NFE"):
+    assert 0.9 < found[name, "3 of training"] / found[name, "3 of test"] < 1.1
+    assert found[name, "8 of training"] < 0.02
+  assert 0.2 < found["ours, 1 NFE", "8 of training"] < 0.8
+  assert found["ours, 1 NFE", "8 of test"] < 0.02
+
+
+def test_what_has_no_copies_is_refused(monkeypatch, capsys):
+  source = types.SimpleNamespace(config=coins_dmmd.get_config())
+  monkeypatch.setattr(records, "find_model", lambda *_: source)
+  monkeypatch.setattr(sys, "argv", ["copies", "teacher=runs/coins"])
+  with pytest.raises(SystemExit, match="neither images nor text"):
+    copies.main()
+  monkeypatch.setattr(sys, "argv", ["copies", "runs/coins"])
+  with pytest.raises(SystemExit):
+    copies.main()
+  assert "no NAME=WORKDIR" in capsys.readouterr().err
