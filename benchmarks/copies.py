@@ -66,17 +66,17 @@ def measure(x: np.ndarray, dataset: Dataset, split: str) -> Iterator[tuple[str, 
   train = np.stack([dataset.train[int(i)] for i in some])
   parts = {"training": train, tables.SPLITS[split]: np.asarray(other[:size])}
   if len(dataset.shape) == 3:
-    measured = {f"to {name}": distances(x, part) for name, part in parts.items()}
+    measured = {f"distance to {name}": distances(x, part) for name, part in parts.items()}
   else:
     measured = {
-      f"{length} of {name}": found_in(x, part, length)
+      f"runs of {length} in {name}": found_in(x, part, length)
       for length in RUNS
       for name, part in parts.items()
     }
   for name, values in measured.items():
     yield name, float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
   if len(dataset.shape) == 3:
-    yield "least to any training", float(distances(x, dataset.train).min()), 0.0
+    yield "least distance to any training", float(distances(x, dataset.train).min()), 0.0
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict]:

@@ -69,21 +69,23 @@ def samples_of(kind, monkeypatch):
 def test_copies_of_images_are_told_from_samples(monkeypatch):
   found = samples_of("images", monkeypatch)
   for name in ("validation data", "teacher, 64 NFE"):
-    assert found[name, "to training"] == pytest.approx(found[name, "to test"], rel=0.1)
-    assert found[name, "least to any training"] > 2
+    assert found[name, "distance to training"] == pytest.approx(
+      found[name, "distance to test"], rel=0.1
+    )
+    assert found[name, "least distance to any training"] > 2
   # Half of the training images are compared with, as there are test images.
-  ours = found["ours, 2 NFE", "to training"] / found["ours, 2 NFE", "to test"]
-  assert 0.2 < ours < 0.8 and found["ours, 2 NFE", "least to any training"] == 0
+  ours = found["ours, 2 NFE", "distance to training"] / found["ours, 2 NFE", "distance to test"]
+  assert 0.2 < ours < 0.8 and found["ours, 2 NFE", "least distance to any training"] == 0
 
 
 def test_copies_of_text_are_told_from_samples(monkeypatch):
   monkeypatch.setattr(copies, "RUNS", (3, 8))
   found = samples_of("text", monkeypatch)
   for name in ("validation data", "teacher, 64 NFE"):
-    assert 0.9 < found[name, "3 of training"] / found[name, "3 of test"] < 1.1
-    assert found[name, "8 of training"] < 0.02
-  assert 0.2 < found["ours, 1 NFE", "8 of training"] < 0.8
-  assert found["ours, 1 NFE", "8 of test"] < 0.02
+    assert 0.9 < found[name, "runs of 3 in training"] / found[name, "runs of 3 in test"] < 1.1
+    assert found[name, "runs of 8 in training"] < 0.02
+  assert 0.2 < found["ours, 1 NFE", "runs of 8 in training"] < 0.8
+  assert found["ours, 1 NFE", "runs of 8 in test"] < 0.02
 
 
 def test_what_has_no_copies_is_refused(monkeypatch, capsys):
