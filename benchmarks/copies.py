@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from benchmarks import students, tables
 from dmmd_jax import cli, drawing, records
@@ -81,33 +82,45 @@ def measure(x: np.ndarray, dataset: Dataset, split: str) -> Iterator[tuple[str, 
 
 def rows(args: argparse.Namespace) -> Iterator[dict]:
   """Rows of `benchmarks.tables`: data first, then each model at each number of steps."""
-  dataset = None
+  dataset, first = None, None
   for word in args.models:
     name, _, workdir = word.partition("=")
     kind = "teacher" if name == "teacher" else "student"
     source = records.find_model(epath.Path(workdir), kind)
+    first = first or source.config.dataset
+    if source.config.dataset != first:
+      raise SystemExit(f"{workdir} is of other data than {args.models[0]}; compare them by turns")
     if dataset is None:
       dataset = build.make_dataset(source.config)
-      if len(dataset.shape) != 3 and "alphabet" not in source.config.dataset:
-        raise SystemExit(f"{workdir} has neither images nor text, of which copies are looked for")
-      others = _OTHER[args.split]
-      data = np.asarray(getattr(dataset, others)[: args.num])
-      yield from _cells(f"{tables.SPLITS[others]} data", measure(data, dataset, args.split))
+      yield from _of_data(dataset, source.config, args)
     model = drawing.load(source, kind == "student", 0.0)
-    for nfe in args.teacher_nfe if kind == "teacher" else args.nfe:
-      draw = drawing.make_draw(model.denoiser, model.num_steps(nfe), 1.0, 1.0, model.sampler)
+    asked = args.teacher_nfe if kind == "teacher" else args.nfe
+    for steps in dict.fromkeys(map(model.num_steps, asked)):
+      draw = drawing.make_draw(model.denoiser, steps, 1.0, 1.0, model.sampler)
       labels = np.arange(args.num) % max(model.denoiser.num_classes, 1)
       x = np.concatenate(list(drawing.draw_batches(model, draw, _SEED, labels)))
+      nfe = model.denoiser.evaluations(steps)
       yield from _cells(f"{name}, {nfe} NFE", measure(x, dataset, args.split))
+
+
+def _of_data(dataset: Dataset, config: ConfigDict, args: argparse.Namespace) -> Iterator[dict]:
+  """The cells of data that are in neither what samples are compared with, where there are any."""
+  if len(dataset.shape) != 3 and "alphabet" not in config.dataset:
+    raise SystemExit(
+      f"dataset.name is {config.dataset.name!r}: neither images nor text, which can be copied"
+    )
+  if getattr(dataset, args.split) is None:
+    raise SystemExit(f"{config.dataset.name} has no split {args.split!r}; give another --split")
+  others = _OTHER[args.split]
+  if getattr(dataset, others) is not None:
+    data = np.asarray(getattr(dataset, others)[: args.num])
+    name = f"{len(data)} {tables.SPLITS[others]} examples"
+    yield from _cells(name, measure(data, dataset, args.split))
 
 
 def _cells(model: str, measured: Iterator[tuple[str, float, float]]) -> Iterator[dict]:
   for metric, value, error in measured:
     yield {"model": model, "metric": metric, "nfe": 0, "value": value, "stderr": error or None}
-
-
-def numbers(text: str) -> tuple[int, ...]:
-  return tuple(map(int, text.split(",")))
 
 
 def main() -> None:
@@ -117,8 +130,8 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("models", nargs="+", help="NAME=WORKDIR")
-  parser.add_argument("--nfe", type=numbers, default=(1, 2, 4), help="of students")
-  parser.add_argument("--teacher_nfe", type=numbers, default=(64,))
+  parser.add_argument("--nfe", type=students.numbers, default=(1, 2, 4), help="of students")
+  parser.add_argument("--teacher_nfe", type=students.numbers, default=(64,))
   parser.add_argument("--num", type=int, default=512, help="samples of a cell")
   parser.add_argument("--split", choices=tuple(_OTHER), default="held_out", help="compared with")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/copies"))
@@ -126,9 +139,11 @@ def main() -> None:
   for word in args.models:
     if not all(word.partition("=")):
       parser.error(f"{word!r} is no NAME=WORKDIR, such as dmmd=runs/text_dmmd")
+  if len({word.partition("=")[0] for word in args.models}) < len(args.models):
+    parser.error("two models have one name; give each its own")
   cli.keep_compiled_programs()
   found = {
-    "caption": f"{args.num:,} samples a row; ± is one standard error over them.",
+    "caption": f"{args.num:,} samples of each model; ± is one standard error over them.",
     "command": shlex.join(["python", "-m", "benchmarks.copies", *sys.argv[1:]]),
     "made_by": made_by(f"{platform.machine()}, {os.cpu_count()} cores"),
     "rows": list(rows(args)),

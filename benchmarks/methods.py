@@ -80,8 +80,8 @@ DATA = {
     {"redi": ["--config.distill.redi.num_pairs=500"]},
   ),
 }
-# What methods need, wherever their own config does not say it: configs of other data are D-MMD's,
-# some without momentum, and with rates that fall to zero, which the last of several rounds feels.
+# What methods need besides D-MMD's config; one of their own says the same. Those of D-MMD are some
+# without momentum, and with rates that fall to zero, which the last of several rounds feels.
 _FEW_COUPLES = ["--config.distill.redi.num_pairs=2000", "--config.distill.redi.nfe=32"]
 _MOMENTUM = ["--config.distill.student_optimizer.b1=0.9"]
 _IN_ROUNDS = [*_MOMENTUM, "--config.distill.student_optimizer.decay=constant"]
@@ -109,7 +109,7 @@ _HARD = ["--config.distill.dmmd.auxiliary_target=hard"]
 NEEDS_UNMASKED = {
   "dmmd": _HARD, "dmmd_kernel": _HARD, "redi": ["--config.distill.noise=none"]
 }  # fmt: skip
-NFE = "1,2,4,8,16"
+NFE = (1, 2, 4, 8, 16)
 # In those of the config.
 RATES = "0.33,1,3"
 RANKS = "0,16"  # 0: of whole networks
@@ -232,7 +232,10 @@ def main() -> None:
   parser.add_argument(
     "--made_for", default=MADE_FOR, help="numbers of steps to choose from, besides the config's"
   )
-  parser.add_argument("--nfe", default=NFE, help="at which teacher and students are measured")
+  parser.add_argument(
+    "--nfe", type=students.numbers, default=NFE,
+    help="at which teacher and students are measured; settings are chosen at 1, 2, 4 and 8",
+  )  # fmt: skip
   parser.add_argument("--minutes", type=float, default=5.0, help="of training, without compilation")
   parser.add_argument(
     "--chosen_for", type=float, help="minutes for which settings are chosen (default: --minutes)"
@@ -243,7 +246,6 @@ def main() -> None:
   if args.chosen_for is not None and not args.chosen_for > 0:
     parser.error(f"--chosen_for is {args.chosen_for:g}; expected minutes, more than 0")
   methods = args.methods.split(",")
-  steps = tuple(int(number) for number in args.nfe.split(","))
   for word in args.extra:
     field = word.split("=")[0].removeprefix("--config.")
     made_for = field == "distill.student_nfe" and CHOOSES_STEPS.intersection(methods)
@@ -256,8 +258,8 @@ def main() -> None:
     try:
       chosen = ready(method, data, args)
       variant = search.folder(method, chosen, args), *search.split(chosen)
-      teacher_steps = steps[:1] if results else steps
-      results |= students.compare({method: variant}, steps, args, teacher_steps)
+      teacher_steps = args.nfe[:1] if results else args.nfe
+      results |= students.compare({method: variant}, args.nfe, args, teacher_steps)
       chosen_with += chosen_rows(method, chosen, data, args)
     except config_checks.ConfigError as error:
       print(f"{method}: {error}", flush=True)
@@ -267,10 +269,10 @@ def main() -> None:
       print(f"{method}: diverges at what was chosen", flush=True)
   if not results:
     parser.exit(1, "no method has a student\n")
-  found = students.summary(results, data.metrics, steps, args)
+  found = students.summary(results, data.metrics, args.nfe, args)
   students.show(found | {"rows": found["rows"] + chosen_with}, args.out)
   first = data.metrics[0]
-  students.plot(students.statistics(results, first, steps), first, args.out / "methods.png")
+  students.plot(students.statistics(results, first, args.nfe), first, args.out / "methods.png")
 
 
 if __name__ == "__main__":

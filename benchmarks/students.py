@@ -125,6 +125,8 @@ def statistics(
   found = {}
   for name, (model, runs) in rows.items():
     drawn = [number for number in steps if (model, metric, number) in runs[0].cells]
+    if not drawn:
+      continue  # a student of one step, which was not asked for
     cells = np.array([[run.cells[model, metric, number] for number in drawn] for run in runs])
     mean, error = mean_and_error(cells[..., 0], cells[..., 1])
     found[name] = np.stack([mean, error, cells[0, :, 2]], 1)
@@ -193,6 +195,11 @@ def show(found: dict, out: pathlib.Path) -> None:
   print(f"\n{tables.caption(found)}")
   out.mkdir(parents=True, exist_ok=True)
   (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+  """Of a flag: `1,2,4`."""
+  return tuple(map(int, text.split(",")))
 
 
 def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:

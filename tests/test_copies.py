@@ -13,12 +13,11 @@ from dmmd_jax import drawing, records
 from dmmd_jax.data.pipeline import Dataset
 from dmmd_jax.phases import build
 
-RNG = np.random.default_rng(0)
-
 
 def test_distances_are_those_to_the_nearest(monkeypatch):
+  rng = np.random.default_rng(0)
   monkeypatch.setattr(copies, "_CHUNK", 3)
-  x, images = (RNG.integers(0, 17, (n, 2, 2, 1)).astype(np.uint8) for n in (5, 8))
+  x, images = (rng.integers(0, 17, (n, 2, 2, 1)).astype(np.uint8) for n in (5, 8))
   images[7] = x[2]
   expected = [min(np.linalg.norm(a.astype(float) - b) for b in images) for a in x]
   np.testing.assert_allclose(copies.distances(x, images), expected, atol=1e-6)
@@ -34,15 +33,16 @@ def test_runs_are_found_wherever_they_stand():
 
 def samples_of(kind, monkeypatch):
   """Rows for a student whose samples are training data, and for a teacher's, which are not."""
+  rng = np.random.default_rng(1)
   shape, config = ((4, 4, 1), digits_dmmd) if kind == "images" else ((40,), text_dmmd)
   train, held_out, validation, new = (
-    RNG.integers(0, 5, (n, *shape)).astype(np.uint8) for n in (60, 30, 20, 20)
+    rng.integers(0, 5, (n, *shape)).astype(np.uint8) for n in (60, 30, 15, 20)
   )
   dataset = Dataset(train, held_out, 5, validation=validation)
   monkeypatch.setattr(build, "make_dataset", lambda _: dataset)
   find = lambda path, kind: types.SimpleNamespace(config=config.get_config(), kind=kind)
   monkeypatch.setattr(records, "find_model", find)
-  denoiser = types.SimpleNamespace(num_classes=0)
+  denoiser = types.SimpleNamespace(num_classes=0, evaluations=lambda steps: steps)
   load = lambda source, *_: types.SimpleNamespace(
     denoiser=denoiser, num_steps=lambda nfe: nfe, sampler=source.kind
   )
@@ -61,14 +61,14 @@ def samples_of(kind, monkeypatch):
   )
   rows = list(copies.rows(args))
   assert asked == [64, 1, 2]
-  names = "validation data", "teacher, 64 NFE", "ours, 1 NFE", "ours, 2 NFE"
+  names = "15 validation examples", "teacher, 64 NFE", "ours, 1 NFE", "ours, 2 NFE"
   assert tuple(dict.fromkeys(row["model"] for row in rows)) == names
   return {(row["model"], row["metric"]): row["value"] for row in rows}
 
 
 def test_copies_of_images_are_told_from_samples(monkeypatch):
   found = samples_of("images", monkeypatch)
-  for name in ("validation data", "teacher, 64 NFE"):
+  for name in ("15 validation examples", "teacher, 64 NFE"):
     assert found[name, "distance to training"] == pytest.approx(
       found[name, "distance to test"], rel=0.1
     )
@@ -79,10 +79,12 @@ def test_copies_of_images_are_told_from_samples(monkeypatch):
 
 
 def test_copies_of_text_are_told_from_samples(monkeypatch):
-  monkeypatch.setattr(copies, "RUNS", (3, 8))
+  monkeypatch.setattr(copies, "RUNS", (5, 8))
   found = samples_of("text", monkeypatch)
-  for name in ("validation data", "teacher, 64 NFE"):
-    assert 0.9 < found[name, "runs of 3 in training"] / found[name, "runs of 3 in test"] < 1.1
+  for name in ("15 validation examples", "teacher, 64 NFE"):
+    # 30 texts have a third of all runs of 5.
+    for part in ("training", "test"):
+      assert 0.2 < found[name, f"runs of 5 in {part}"] < 0.4
     assert found[name, "runs of 8 in training"] < 0.02
   assert 0.2 < found["ours, 1 NFE", "runs of 8 in training"] < 0.8
   assert found["ours, 1 NFE", "runs of 8 in test"] < 0.02
@@ -98,3 +100,17 @@ def test_what_has_no_copies_is_refused(monkeypatch, capsys):
   with pytest.raises(SystemExit):
     copies.main()
   assert "no NAME=WORKDIR" in capsys.readouterr().err
+  monkeypatch.setattr(sys, "argv", ["copies", "a=runs/coins", "a=runs/other"])
+  with pytest.raises(SystemExit):
+    copies.main()
+  assert "one name" in capsys.readouterr().err
+
+
+def test_data_without_validation_have_no_row_of_it():
+  train = np.random.default_rng(2).integers(0, 5, (9, 4, 4, 1)).astype(np.uint8)
+  dataset = Dataset(train, train[:3], 5)
+  args = argparse.Namespace(split="held_out", num=5)
+  assert list(copies._of_data(dataset, digits_dmmd.get_config(), args)) == []
+  args.split = "validation"
+  with pytest.raises(SystemExit, match="no split 'validation'"):
+    list(copies._of_data(dataset, digits_dmmd.get_config(), args))

@@ -163,7 +163,9 @@ def test_a_damaged_model_is_made_again_from_the_checkpoint_before(
     ("di4c", {"passes": 3, "num_latents": 2}, "latent"),
   ],
 )
-def test_a_student_of_rounds_that_was_killed_in_one_ends_as_if_not(workdir, method, section, noise):
+def test_a_student_of_rounds_that_was_killed_in_one_ends_as_if_not(
+  workdir, method, section, noise, capsys
+):
   """From the checkpoint in the middle of the last of three rounds."""
   config = tiny(
     phases=("distill",), run__checkpoint_every=5, distill__method=method, distill__noise=noise,
@@ -178,8 +180,7 @@ def test_a_student_of_rounds_that_was_killed_in_one_ends_as_if_not(workdir, meth
     digests.append(integrity.read_json(record)["result"]["digest"])
     record.unlink()
     shutil.rmtree(workdir / "distill" / "checkpoints" / "20")
-    assert (workdir / "distill" / "checkpoints" / "15").is_dir()
-  assert digests[0] == digests[1]
+  assert digests[0] == digests[1] and "going on at step 15 of 20" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_run_is_refused(workdir):
