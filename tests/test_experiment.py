@@ -180,7 +180,7 @@ def test_a_student_of_rounds_that_was_killed_in_one_ends_as_if_not(
     digests.append(integrity.read_json(record)["result"]["digest"])
     record.unlink()
     shutil.rmtree(workdir / "distill" / "checkpoints" / "20")
-  assert digests[0] == digests[1] and "going on at step 15 of 20" in capsys.readouterr().out
+  assert digests[0] == digests[1] and "going on at step 15 of 20" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_run_is_refused(workdir):
