@@ -136,9 +136,7 @@ def main() -> None:
   parser.add_argument("--split", choices=tuple(_OTHER), default="held_out", help="compared with")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/copies"))
   args = parser.parse_args()
-  for word in args.models:
-    if not all(word.partition("=")):
-      parser.error(f"{word!r} is no NAME=WORKDIR, such as dmmd=runs/text_dmmd")
+  students.check_names(parser, args.models)
   if len({word.partition("=")[0] for word in args.models}) < len(args.models):
     parser.error("two models have one name; give each its own")
   cli.keep_compiled_programs()

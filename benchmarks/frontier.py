@@ -121,9 +121,7 @@ def main() -> None:
   parser.add_argument("--split", choices=("validation", "held_out"), default="validation")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/frontier"))
   args = parser.parse_args()
-  for word in args.models:
-    if not all(word.partition("=")):
-      parser.error(f"{word!r} is no NAME=WORKDIR, such as dmmd=runs/text_dmmd")
+  students.check_names(parser, args.models)
   cli.keep_compiled_programs()
   temperatures = tuple(map(float, args.temperatures.split(",")))
   rows = list(frontier(args, temperatures))

@@ -202,6 +202,13 @@ def numbers(text: str) -> tuple[int, ...]:
   return tuple(map(int, text.split(",")))
 
 
+def check_names(parser: argparse.ArgumentParser, models: list[str]) -> None:
+  """Ends with an error where one of the arguments `models` is no `NAME=WORKDIR`."""
+  for word in models:
+    if not all(word.partition("=")):
+      parser.error(f"{word!r} is no NAME=WORKDIR, such as dmmd=runs/text_dmmd")
+
+
 def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
   """Those of every comparison of students."""
   parser.add_argument(

@@ -41,6 +41,7 @@ def test_a_metric_that_older_runs_do_not_have_leaves_their_rows_out():
   found = students.statistics(runs, "new", (1, 2))
   assert list(found) == ["teacher", "newer"] and found["teacher"][0, 0] == 7.0
   assert not students.statistics(runs, "newest", (1, 2))
+  assert not students.statistics(runs, "m", (3,))  # nor what was not asked for
   args = argparse.Namespace(split="validation", teacher=None)
   rows = students.summary(runs, ("m", "new"), (1, 2), args)["rows"]
   assert [row["model"] for row in rows if row["metric"] == "new"] == [
