@@ -77,7 +77,7 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
   """Markdown of a table. Raises `TableError` for rows that are not there."""
   column = "nfe" if metric else "metric"
   columns_are = f", {results.get('column', 'NFE')}" if metric else ""
-  found = [r for r in results["rows"] if metric in ("", r["metric"]) and nfe in ("", str(r["nfe"]))]
+  found = _found(results, metric, nfe)
   models = rows.split("|") if rows else list(dict.fromkeys(row["model"] for row in found))
   cells = {(row["model"], row[column]): number(row["value"], row["stderr"]) for row in found}
   if not models:
@@ -96,7 +96,12 @@ def render(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> st
   return "\n".join(lines)
 
 
-def caption(results: dict, metric: str = "", rows: str = "") -> str:
+def _found(results: dict, metric: str, nfe: str) -> list[dict]:
+  """The rows of a file that a table has cells of."""
+  return [r for r in results["rows"] if metric in ("", r["metric"]) and nfe in ("", str(r["nfe"]))]
+
+
+def caption(results: dict, metric: str = "", nfe: str = "", rows: str = "") -> str:
   """How the cells of a table with these rows were measured, in lines of 100 characters."""
   parts = [results["caption"]]
   if metric in results.get("reference", {}):
@@ -104,11 +109,14 @@ def caption(results: dict, metric: str = "", rows: str = "") -> str:
     parts.append(f"Real data ({split} split): {number(*results['reference'][metric])}.")
   if "command" in results:
     parts.append(f"`{results['command']}`, commit {short_commit(results)}.")
-    parts += _made_otherwise(results, rows)
+    # Where a teacher has no cells, as in a table of what students were trained with, which one they
+    # have does not matter.
+    has_teacher = any(r["model"].startswith("teacher") for r in _found(results, metric, nfe))
+    parts += _made_otherwise(results, rows, has_teacher)
   return "\n".join(textwrap.wrap(" ".join(parts), 100, break_on_hyphens=False))
 
 
-def _made_otherwise(results: dict, rows: str) -> list[str]:
+def _made_otherwise(results: dict, rows: str, has_teacher: bool) -> list[str]:
   """A sentence for students of another commit, command or teacher than the file says."""
   models = _by_model(results)
   shown = rows.split("|") if rows else list(models)
@@ -119,7 +127,7 @@ def _made_otherwise(results: dict, rows: str) -> list[str]:
     command = results.get("commands", {}).get(model, results["command"])
     otherwise = [
       *([f"commit {commit}"] if commit != short_commit(results) else []),
-      *(["of another teacher"] if model in of_others else []),
+      *(["of another teacher"] if has_teacher and model in of_others else []),
       *([f"`{command}`"] if _flags(command) != _flags(results["command"]) else []),
     ]
     if otherwise:
@@ -159,7 +167,7 @@ def fill(text: str) -> str:
     except TableError as error:
       raise TableError(f"table {name}{options}: {error}") from error
     before = "" if "\n#" in text[end : found.start()] else said  # a section says it anew
-    said = caption(results, chosen.get("metric", ""), chosen.get("rows", ""))
+    said = caption(results, **chosen)
     end = found.end()
     if said != before:
       parts.append(said)

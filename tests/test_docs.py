@@ -20,7 +20,7 @@ BLOCK = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 # Names for what a reader fills in.
 PATTERN = re.compile(r"=?\b[A-Z]{4,}\b")
-LINK = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#]*)(#[^)]*)?\)")
 
 
 def of_pages(find):
@@ -42,12 +42,20 @@ def commands(text):
 
 
 def local_links(text):
-  return [link for link, _ in LINK.findall(text) if "://" not in link]
+  return [link + anchor for link, anchor in LINK.findall(text) if "://" not in link]
+
+
+def anchors(text):
+  """What links to the headings of a page are called."""
+  headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+  return ["#" + re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings]
 
 
 @pytest.mark.parametrize(("page", "link"), of_pages(local_links))
 def test_links_lead_somewhere(page, link):
-  assert (page.parent / link).exists()
+  path, mark, anchor = link.partition("#")
+  target = page.parent / path if path else page
+  assert target.exists() and (not mark or mark + anchor in anchors(target.read_text()))
 
 
 def source_of(module):

@@ -162,6 +162,13 @@ def test_students_of_a_later_comparison_keep_their_teacher_command_and_commit():
   other = below(tables.replaced(first, tuned), "teacher|ours|third")
   otherwise = f"ours: commit bbbbbbb, of another teacher, `{command}ours -- --config.x=1`."
   assert other == f"{said} {otherwise}"
+  # Nor is a teacher spoken of where none has cells.
+  others = tables.replaced(first, tuned)
+  others["rows"].append(
+    {"model": "ours", "metric": "updates", "nfe": 0, "value": 9, "stderr": None}
+  )
+  assert "another teacher" not in tables.caption(others, nfe="0", rows="ours")
+  assert "another teacher" in tables.caption(others, nfe="1", rows="ours")
   # Nothing is said of a teacher that is shown.
   shown = below(tables.replaced(first, tuned), "teacher|teacher of ours|ours")
   assert "another teacher" not in shown and "bbbbbbb" in shown
