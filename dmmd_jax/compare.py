@@ -222,10 +222,7 @@ def differences(found: list[Run]) -> Iterator[str]:
     if len(by_value) > 1:
       values = "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())
       field = what.removeprefix("evaluate.")
-      is_sampling = field.startswith(("teacher_", "distill.")) or field in {
-        *_SAMPLED,
-        *registry.SAMPLERS,
-      }
+      is_sampling = field.startswith("teacher_") or field in {*_SAMPLED, *registry.SAMPLERS}
       why = "models sampled differently" if is_sampling else "not comparable"
       yield f"{why}: {what} is {values}"
 
@@ -234,18 +231,13 @@ def _measured(results: dict[str, Any]) -> dict[str, str]:
   """How results were measured: fields of the config, the number of samples, and what was read."""
   settings = (_SAMPLED | results["config"]["evaluate"]).items()
   fields = {f"evaluate.{field}": str(x) for field, x in settings if field not in _NO_DIFFERENCE}
-  # A student may be sampled with another scale of its noise than it was trained with.
-  scale = results["config"]["distill"].get("noise_scale")
-  trained = results["inputs"].get("student", {}).get("config", {}).get("distill", {})
-  is_same = trained.get("noise_scale", scale) == scale
-  sampled = {"distill.noise_scale": "that of its training" if is_same else str(scale)}
   samples = {"samples per cell": str(results["rows"][0]["num_samples"])}
   read = {}
   for name, made in results["inputs"].items():
     if name not in ("teacher", "student"):
       what = next(x for x in ("fingerprint", "digest", "sha256", "step") if made.get(x))
       read[f"{name}.{what}"] = _short(made[what])
-  return fields | sampled | samples | read
+  return fields | samples | read
 
 
 def _short(identity: str | int | dict[str, str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dmmd_jax import checkpoints, parallel, records
+from dmmd_jax import checkpoints, nested, parallel, records
 from dmmd_jax.phases import build
 from dmmd_jax.progress import duration
 from dmmd_jax.summary import summary
@@ -52,11 +52,13 @@ def run_phase(
   Raises `DamagedModelError` where it has finished, but a file of its last checkpoint is damaged.
   """
   sources = records.find_sources(config, workdir, phase, unfinished)
+  if phase == "evaluate":
+    _tell_of_student(config, sources, workdir)
   sources["data"] = records.Source(None, {"fingerprint": dataset.fingerprint})
   folder, now = workdir / phase, records.depends(config, phase, sources)
   records.require_unchanged(folder, now)
   if _agreed(records.is_complete(folder, now)):
-    _tell(f"{phase}: complete in {folder}")
+    _tell(f"{phase}: complete in {folder}{records.code_since(folder)}")
     return
   damage = records.find_damaged_file(folder)
   if _agreed(bool(damage)):
@@ -72,6 +74,20 @@ def run_phase(
     records.finish(folder, now, result, parallel.describe(mesh))
   _agreed(True)  # the next phase reads the record
   _tell(f"{phase}: finished after {duration(time.monotonic() - start)}, {folder}")
+
+
+def _tell_of_student(config, sources: records.Sources, workdir: epath.Path) -> None:
+  """Says which student is measured, where that is not what the config says."""
+  if "student" not in sources:
+    _tell(f"evaluate: no student in {workdir / 'distill'}, so the teacher is measured alone")
+    return
+  made, asked = (
+    nested.select(c, ("distill",), records.PLACES) for c in (sources["student"].config, config)
+  )
+  if changed := nested.differences(made, asked):
+    more = f" and {len(changed) - 3} more" * (len(changed) > 3)
+    what = "; ".join(changed[:3])
+    _tell(f"evaluate: the student was made by other settings ({what}{more}, its own first)")
 
 
 def _devices(mesh: jax.sharding.Mesh) -> str:

@@ -33,13 +33,13 @@ _OWN = {
 }  # fmt: skip
 
 # Where a thing lies is not what it is: its own record or digest says that.
-_PLACES = {"distill.teacher_workdir", "reference.workdir", "reference.gpt2"}
+PLACES = {"distill.teacher_workdir", "reference.workdir", "reference.gpt2"}
 
 # What says which network parameters belong to and what it predicts, and what of it does not.
 _MODEL = ("dataset", "process", "network", "teacher.loss")
 _DEFINES = {
   "teacher": _MODEL,
-  "student": (*_MODEL, "distill.noise", "distill.noise_dim"),
+  "student": (*_MODEL, "distill.noise", "distill.noise_dim", "distill.noise_scale"),
   "reference": ("dataset.alphabet", "dataset.tokenizer", "dataset.length"),
 }
 _FREE = {
@@ -84,12 +84,12 @@ def own_config(config: ConfigDict, phase: str) -> ConfigDict:
 
   To read any other is an error, so that no result depends on what is not recorded.
   """
-  return ConfigDict(nested.select(config, _OWN[phase], _PLACES) | {"run": config.run.to_dict()})
+  return ConfigDict(nested.select(config, _OWN[phase], PLACES) | {"run": config.run.to_dict()})
 
 
 def depends(config: ConfigDict, phase: str, sources: Sources) -> dict[str, Any]:
   """All that the result of `phase` depends on: fields of the config, the seed, what it reads."""
-  own = nested.select(config, _OWN[phase], _PLACES) | {"seed": config.run.seed}
+  own = nested.select(config, _OWN[phase], PLACES) | {"seed": config.run.seed}
   inputs = {name: source.identity for name, source in sources.items()}
   return json.loads(json.dumps({"config": own, "inputs": inputs}))
 
@@ -164,6 +164,8 @@ def find_sources(
   if phase == "evaluate":
     if has_begun(workdir / "distill"):
       find_in("", "student")
+    if {"teacher", "student"} <= found.keys():
+      _require_taught_by(found["teacher"], found["student"])
     if "reference" in config and config.reference.gpt2:
       found["reference"] = _gpt2_files(config.reference.gpt2)
     elif "reference" in config:
@@ -196,13 +198,13 @@ def require_unchanged(folder: epath.Path, now: dict[str, Any]) -> None:
   if begun is None or folder.name == "evaluate":
     return
   inputs = {name: begun["inputs"].get(name) for name in now["inputs"]}
-  changed = nested.differences(begun["config"], now["config"]) + nested.differences(
-    inputs, now["inputs"]
-  )
+  of_config = nested.differences(begun["config"], now["config"])
+  changed = of_config + nested.differences(inputs, now["inputs"])
   if changed:
+    other = "another config" if of_config else "other data or models"
     raise ConfigError(
-      f"{folder} was begun with another config ({'; '.join(changed[:3])}); choose another"
-      " --workdir, or remove that folder to start again"
+      f"{folder} was begun with {other} ({'; '.join(changed[:3])}); choose another --workdir, or"
+      " remove that folder to start again"
     )
 
 
@@ -218,6 +220,22 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
   if "data" not in now["inputs"]:
     made_from["inputs"].pop("data", None)
   return made_from == now
+
+
+def code_since(folder: epath.Path) -> str:
+  """That the code may have changed since a phase ended, in words; "" where it has not.
+
+  A result is not made again for that: most commits change none.
+  """
+  made = (_read(folder / "record.json") or {}).get("made_by", {}).get("commit")
+  now = made_by("")["commit"]
+  if not made or not now or (made == now and not now.endswith("-dirty")):
+    return ""
+  return f" (by the code of {_short(made)}; it is now that of {_short(now)})"
+
+
+def _short(commit: str) -> str:
+  return commit[:7] + "-dirty" * commit.endswith("-dirty")
 
 
 def find_damaged_file(folder: epath.Path) -> str:
@@ -268,6 +286,17 @@ def _require_same(config: ConfigDict, name: str, source: Source) -> None:
     raise ConfigError(
       f"the {name} in {source.path} is not what this config says ({'; '.join(changed)}, its own"
       " value first); set these fields as it has them, or train another"
+    )
+
+
+def _require_taught_by(teacher: Source, student: Source) -> None:
+  """Raises `ConfigError` for a student of another teacher than that it would be measured beside."""
+  taught = student.identity["inputs"].get("teacher", {}).get("digest")
+  if taught and teacher.digest and taught != teacher.digest:
+    raise ConfigError(
+      f"the student in {student.path} was distilled from another teacher than that in"
+      f" {teacher.path}; set distill.teacher_workdir to the workdir of its own, or distil again in"
+      " another --workdir"
     )
 
 

@@ -268,17 +268,3 @@ def test_curves_have_the_line_of_real_data_where_it_is_one(two, tmp_path, monkey
     compare.main([*map(str, workdirs), "--out=x.png", "--metric=frechet"])
   assert [results["reference"] for results in drawn] == [{"frechet": [4.3, None]}, {}]
   assert {row["model"] for row in drawn[0]["rows"]} == {"teacher", "a student", "b student"}
-
-
-def test_a_student_that_was_sampled_with_another_noise_than_it_was_trained_with_is_said(
-  two, tmp_path, capsys
-):
-  other = run(tmp_path / "c", TEACHER + student(30.0))
-  louder = digits(distill__noise_scale=7.0)
-  sources = records.find_sources(louder, other, "evaluate")
-  sources["data"] = records.Source(None, {"fingerprint": "d"})
-  evaluate(louder, other, TEACHER + student(30.0), sources)
-  (note,) = notes(capsys, two[0], other)
-  assert note == (
-    "models sampled differently: distill.noise_scale is that of its training in a; 7.0 in c"
-  )

@@ -11,6 +11,7 @@ import pytest
 from configs import coins_dmmd
 from dmmd_jax import experiment, integrity, parallel, records, report
 from dmmd_jax.checkpoints import CheckpointError
+from dmmd_jax.config_file import ConfigError
 from dmmd_jax.digest import digest
 from dmmd_jax.phases import build
 
@@ -96,15 +97,39 @@ def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_rows(
   assert results(workdir)["rows"] == expected
 
 
-def test_an_evaluation_with_another_scale_of_the_noise_is_made_again(workdir, capsys):
-  before = results(workdir)
+def test_a_student_is_not_measured_with_other_noise_than_its_own(workdir):
   only = {"phases": ("evaluate",), "distill__noise_scale": 1.0}
-  assert run(capsys, workdir, **only) == []
-  after = results(workdir)
-  assert after["config"]["distill"]["noise_scale"] == 1.0
-  assert after["inputs"]["student"]["config"]["distill"]["noise_scale"] == 60.0
-  assert after["rows"] != before["rows"]
-  assert run(capsys, workdir, **only) == ["evaluate"]
+  with pytest.raises(ConfigError, match=r"the student .* \(distill.noise_scale: 60.0 -> 1.0"):
+    experiment.run(tiny(**only), workdir)
+
+
+def test_which_student_is_measured_is_said_where_the_config_says_another(workdir, capsys):
+  only = {"phases": ("evaluate",)}
+  experiment.run(tiny(**only), workdir)
+  assert "other settings" not in capsys.readouterr().out
+  experiment.run(tiny(**only, distill__num_steps=7), workdir)
+  said = "made by other settings (distill.num_steps: 20 -> 7, its own first)"
+  assert said in capsys.readouterr().out
+  shutil.rmtree(workdir / "distill")
+  experiment.run(tiny(**only), workdir)
+  assert "no student in" in capsys.readouterr().out
+  assert {row["model"] for row in results(workdir)["rows"]} == {"teacher"}
+
+
+def test_that_the_code_has_changed_is_said_of_what_is_not_run_again(workdir, capsys, monkeypatch):
+  record = integrity.read_json(workdir / "teacher" / "record.json")
+  a, b, dirty = 40 * "a", 40 * "b", f"{40 * 'a'}-dirty"
+  for commit, now, said in (
+    (a, a, ""),
+    (a, b, " (by the code of aaaaaaa; it is now that of bbbbbbb)"),
+    (dirty, dirty, " (by the code of aaaaaaa-dirty; it is now that of aaaaaaa-dirty)"),
+    (None, b, ""),
+  ):
+    record["made_by"]["commit"] = commit
+    integrity.write_json(workdir / "teacher" / "record.json", record)
+    monkeypatch.setattr(records, "made_by", lambda _, now=now: {"commit": now})
+    experiment.run(tiny(phases=("teacher",)), workdir)
+    assert f"teacher: complete in {workdir / 'teacher'}{said}\n" in capsys.readouterr().out
 
 
 def test_an_unfinished_student_is_measured_where_asked_for_and_said(workdir):

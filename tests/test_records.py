@@ -68,7 +68,6 @@ def test_a_phase_is_complete_for_what_it_was_made_from(tmp_path):
 @pytest.mark.parametrize(
   "overrides",
   [
-    {"distill__noise_scale": 1.0},
     {"evaluate__num_sample_batches": 5},
     {"evaluate__teacher_temperature": 0.5},
     {"evaluate__student_sampler": "remdm"},
@@ -157,14 +156,26 @@ def killed(workdir):
 
 @pytest.mark.parametrize(
   "change",
-  [trained_on("teacher"), trained_on("distill"), trained_anew("teacher"), trained_anew("distill"),
-   cut("results.json"), cut("record.json"), edited, killed],
-  ids=["teacher_trained_on", "student_trained_on", "another_teacher", "another_student",
-       "results_cut", "record_cut", "table_edited", "killed"],
+  [trained_on("distill"), trained_anew("distill"), cut("results.json"), cut("record.json"), edited,
+   killed],
+  ids=["student_trained_on", "another_student", "results_cut", "record_cut", "table_edited",
+       "killed"],
 )  # fmt: skip
 def test_an_evaluation_of_something_else_or_half_of_one_is_not_complete(tmp_path, change):
   change(whole(tmp_path, digits()))
   assert not is_complete(digits(), tmp_path, "evaluate")
+
+
+@pytest.mark.parametrize("change", [trained_on("teacher"), trained_anew("teacher")])
+def test_a_student_is_not_measured_beside_a_teacher_that_did_not_teach_it(tmp_path, change):
+  config = digits(phases=("evaluate",))
+  change(whole(tmp_path / "run", digits()))
+  own = tmp_path / "own"
+  leave(digits(), own, "teacher")
+  with pytest.raises(ConfigError, match=r"another teacher than that in .*run/teacher"):
+    records.check(config, tmp_path / "run")
+  config.distill.teacher_workdir = str(own)
+  records.check(config, tmp_path / "run")
 
 
 def test_an_evaluation_is_made_again_when_a_student_appears(tmp_path):
@@ -172,6 +183,16 @@ def test_an_evaluation_is_made_again_when_a_student_appears(tmp_path):
   whole(tmp_path, config)
   leave(digits(), tmp_path, "distill")
   assert not is_complete(config, tmp_path, "evaluate")
+
+
+def test_that_other_data_or_models_are_no_other_config_is_said(tmp_path):
+  leave(digits(), tmp_path, "teacher")
+  leave(digits(), tmp_path, "distill", finished=False)
+  trained_anew("teacher")(tmp_path)
+  with pytest.raises(ConfigError, match="distill was begun with other data or models"):
+    records.check(digits(), tmp_path)
+  with pytest.raises(ConfigError, match=r"begun with another config .distill.num_steps"):
+    records.check(digits(distill__num_steps=9), tmp_path)
 
 
 def test_a_student_of_another_teacher_is_not_gone_on_with(tmp_path):
