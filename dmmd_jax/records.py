@@ -6,7 +6,6 @@ record equals what it would be now.
 """
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -18,7 +17,8 @@ from dmmd_jax import nested
 from dmmd_jax.config_file import ConfigError
 from dmmd_jax.fields import upgraded
 from dmmd_jax.integrity import find_damage, read_json, sha256, write_json
-from dmmd_jax.versions import made_by
+from dmmd_jax.sources import Source, Sources, gpt2_files, require_same, require_taught_by
+from dmmd_jax.versions import changed_since, made_by
 from dmmd_jax.workdir import latest_step, locate
 
 # The fields of a config that each phase is given to see, besides `run`.
@@ -35,48 +35,8 @@ _OWN = {
 # Where a thing lies is not what it is: its own record or digest says that.
 PLACES = {"distill.teacher_workdir", "reference.workdir", "reference.gpt2"}
 
-# What says which network parameters belong to and what it predicts, and what of it does not.
-_MODEL = ("dataset", "process", "network", "teacher.loss")
-_DEFINES = {
-  "teacher": _MODEL,
-  "student": (*_MODEL, "distill.noise", "distill.noise_dim", "distill.noise_scale"),
-  "reference": ("dataset.alphabet", "dataset.tokenizer", "dataset.length"),
-}
-_FREE = {
-  "dataset.path", "dataset.flip", "dataset.unknown", "network.remat", "network.dropout",
-  "network.dtype",
-}  # fmt: skip
-
 _ELSEWHERE = {"teacher": "distill.teacher_workdir", "reference": "reference.workdir"}
 _PHASE_OF = {"teacher": "teacher", "student": "distill", "reference": "reference"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """Something that a phase reads: the `path` of a phase folder or of a file, and what it is.
-
-  The `identity` of a model is its `config`, its own `inputs`, the `step`, whether its phase has
-  `finished`, and the `digest` of its parameters; of files the `sha256`; of data a `fingerprint`.
-  """
-
-  path: epath.Path | None
-  identity: dict[str, Any]
-
-  @property
-  def config(self) -> ConfigDict:
-    """The config under which a model was made."""
-    return ConfigDict(nested.with_tuples(self.identity["config"]))
-
-  @property
-  def step(self) -> int:
-    return self.identity["step"]
-
-  @property
-  def digest(self) -> str | None:
-    return self.identity["digest"]
-
-
-Sources = dict[str, Source]
 
 
 def own_config(config: ConfigDict, phase: str) -> ConfigDict:
@@ -157,7 +117,7 @@ def find_sources(
   def find_in(elsewhere: str, name: str) -> None:
     if elsewhere or _PHASE_OF[name] not in pending:
       found[name] = find_model(locate(elsewhere) if elsewhere else workdir, name, unfinished)
-      _require_same(config, name, found[name])
+      require_same(config, name, found[name])
 
   if phase == "distill" or (phase == "evaluate" and config.distill.teacher != "exact"):
     find_in(config.distill.teacher_workdir, "teacher")
@@ -165,9 +125,9 @@ def find_sources(
     if has_begun(workdir / "distill"):
       find_in("", "student")
     if {"teacher", "student"} <= found.keys():
-      _require_taught_by(found["teacher"], found["student"])
+      require_taught_by(found["teacher"], found["student"])
     if "reference" in config and config.reference.gpt2:
-      found["reference"] = _gpt2_files(config.reference.gpt2)
+      found["reference"] = gpt2_files(config.reference.gpt2)
     elif "reference" in config:
       find_in(config.reference.workdir, "reference")
     weights = epath.Path(config.evaluate.get("inception", "")).expanduser()
@@ -227,15 +187,8 @@ def code_since(folder: epath.Path) -> str:
 
   A result is not made again for that: most commits change none.
   """
-  made = (_read(folder / "record.json") or {}).get("made_by", {}).get("commit")
-  now = made_by("")["commit"]
-  if not made or not now or (made == now and not now.endswith("-dirty")):
-    return ""
-  return f" (by the code of {_short(made)}; it is now that of {_short(now)})"
-
-
-def _short(commit: str) -> str:
-  return commit[:7] + "-dirty" * commit.endswith("-dirty")
+  record = _read(folder / "record.json") or {}
+  return changed_since(record.get("made_by", {}).get("commit"))
 
 
 def find_damaged_file(folder: epath.Path) -> str:
@@ -274,41 +227,6 @@ def read_begun(folder: epath.Path) -> dict[str, Any] | None:
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
   return upgraded(read_json(path))
-
-
-def _require_same(config: ConfigDict, name: str, source: Source) -> None:
-  """A model's own record decides what it is; a config that says otherwise is refused."""
-  # All but the first, `dataset`, of a teacher that was converted: it can be given any text.
-  defines = _DEFINES[name]["origin" in source.identity["inputs"] :]
-  theirs, ours = (nested.select(c, defines, _FREE) for c in (source.config, config))
-  changed = nested.differences(*(json.loads(json.dumps(c)) for c in (theirs, ours)))
-  if changed:
-    raise ConfigError(
-      f"the {name} in {source.path} is not what this config says ({'; '.join(changed)}, its own"
-      " value first); set these fields as it has them, or train another"
-    )
-
-
-def _require_taught_by(teacher: Source, student: Source) -> None:
-  """Raises `ConfigError` for a student of another teacher than that it would be measured beside."""
-  taught = student.identity["inputs"].get("teacher", {}).get("digest")
-  if taught and teacher.digest and taught != teacher.digest:
-    raise ConfigError(
-      f"the student in {student.path} was distilled from another teacher than that in"
-      f" {teacher.path}; set distill.teacher_workdir to the workdir of its own, or distil again in"
-      " another --workdir"
-    )
-
-
-def _gpt2_files(folder: str) -> Source:
-  path = epath.Path(folder).expanduser()
-  files = [path / name for name in ("config.json", "model.safetensors")]
-  if not all(file.exists() for file in files):
-    raise ConfigError(
-      f"no config.json and model.safetensors in {folder}; put GPT-2's files there (they are at"
-      " huggingface.co/openai-community/gpt2), or set reference.gpt2 to their folder"
-    )
-  return Source(path, {"sha256": {file.name: sha256(file) for file in files}})
 
 
 def has_begun(folder: epath.Path) -> bool:

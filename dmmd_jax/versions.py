@@ -15,6 +15,21 @@ def made_by(device: str) -> dict[str, str | None]:
   return {"device": device, **_versions()}
 
 
+def changed_since(commit: str | None) -> str:
+  """That the code may have changed since a `commit`, in words; "" where it has not, or none tells.
+
+  What differs from a commit may have changed without another one.
+  """
+  now = _versions()["commit"]
+  if not commit or not now or (commit == now and not now.endswith("-dirty")):
+    return ""
+  return f" (by the code of {_short(commit)}; it is now that of {_short(now)})"
+
+
+def _short(commit: str) -> str:
+  return commit[:7] + "-dirty" * commit.endswith("-dirty")
+
+
 @functools.cache
 def _versions() -> dict[str, str | None]:
   found = {"python": platform.python_version()}
