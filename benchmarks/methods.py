@@ -34,7 +34,7 @@ from etils import epath
 
 from benchmarks import search, students
 from dmmd_jax import config as config_checks
-from dmmd_jax import records
+from dmmd_jax import records, sources
 from dmmd_jax.distillation import registry
 from dmmd_jax.training_log import DIVERGED
 
@@ -111,9 +111,9 @@ NEEDS_UNMASKED = {
 }  # fmt: skip
 NFE = (1, 2, 4, 8, 16)
 # In those of the config.
-RATES = "0.33,1,3"
-RANKS = "0,16"  # 0: of whole networks
-MADE_FOR = "1,2,4"  # besides what the config says
+RATES = (0.33, 1.0, 3.0)
+RANKS = (0, 16)  # 0: of whole networks
+MADE_FOR = (1, 2, 4)  # besides what the config says
 # Extra arguments win over those of the comparison, whose tables would say what was not done.
 SET_HERE = frozenset({
   "--config", "--workdir", "phases", "run.seed", "process.name", "teacher.loss", "distill.method",
@@ -132,7 +132,10 @@ def config_of(method: str, data: Data) -> str:
 
 def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   """Config and overrides of a method on this data. Raises `ConfigError` for what it cannot do."""
-  teacher = records.find_model(epath.Path(students.teachers_of(args)[0]), "teacher").config
+  teachers = [
+    records.find_model(epath.Path(path), "teacher") for path in students.teachers_of(args)
+  ]
+  teacher = teachers[0].config
   is_masked = teacher.process.name == "masked"
   found = [
     f"--config={config_of(method, data)}",
@@ -148,7 +151,11 @@ def settings(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   noises = registry.find(method).noises
   if search.load(found).distill.noise not in noises:
     found.append(f"--config.distill.noise={noises[0]}")
-  config_checks.check(search.load(found))
+  config = search.load(found)
+  config_checks.check(config)
+  if config.distill.teacher != "exact":
+    for source in teachers:
+      sources.require_same(config, "teacher", source)
   return found
 
 
@@ -158,9 +165,9 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   Raises `ConfigError` for what it cannot do, and where it cannot begin in time.
   """
   flags = settings(method, data, args)
-  rates = [float(factor) for factor in args.rates.split(",")]
+  rates = list(args.rates)
   takes_low_rank = getattr(registry.find(method), "takes_low_rank", False)
-  ranks = [int(rank) for rank in args.ranks.split(",")] if takes_low_rank else [0]
+  ranks = list(args.ranks) if takes_low_rank else [0]
   keep = functools.partial(search.kept, args.out / "choices" / f"{method}.json")
   base = {rank: [*flags, f"--config.distill.lora_rank={rank}"] for rank in ranks}
   costs = {
@@ -189,7 +196,7 @@ def ready(method: str, data: Data, args: argparse.Namespace) -> list[str]:
   if method in CHOOSES_STEPS:
     with_rate, _ = candidate(*chosen)
     own = search.load(with_rate).distill.student_nfe
-    made_for = sorted({own, *map(int, filter(None, args.made_for.split(",")))})
+    made_for = sorted({own, *args.made_for})
     grid = [(*chosen, f"--config.distill.student_nfe={k}") for k in made_for]
     rank, _, steps = choose(f"students for {made_for}", grid, with_rate, 60.0 * minutes)
     grid = [(rank, rate, steps) for rate in rates]
@@ -227,11 +234,18 @@ def main() -> None:
   )
   parser.add_argument("--data", choices=DATA, default="hmm")
   parser.add_argument("--methods", default=",".join(registry.METHODS))
-  parser.add_argument("--rates", default=RATES, help="in those of the config, to choose from")
-  parser.add_argument("--ranks", default=RANKS, help="to choose from; 0 trains whole networks")
   parser.add_argument(
-    "--made_for", default=MADE_FOR, help="numbers of steps to choose from, besides the config's"
-  )
+    "--rates", type=functools.partial(students.numbers, least=1e-6, kind=float), default=RATES,
+    help="in those of the config, to choose from",
+  )  # fmt: skip
+  parser.add_argument(
+    "--ranks", type=functools.partial(students.numbers, least=0), default=RANKS,
+    help="to choose from; 0 trains whole networks",
+  )  # fmt: skip
+  parser.add_argument(
+    "--made_for", type=lambda text: students.numbers(text) if text else (), default=MADE_FOR,
+    help="numbers of steps to choose from, besides the config's",
+  )  # fmt: skip
   parser.add_argument(
     "--nfe", type=students.numbers, default=NFE,
     help="at which teacher and students are measured; settings are chosen at 1, 2, 4 and 8",
@@ -246,6 +260,9 @@ def main() -> None:
   if args.chosen_for is not None and not args.chosen_for > 0:
     parser.error(f"--chosen_for is {args.chosen_for:g}; expected minutes, more than 0")
   methods = args.methods.split(",")
+  for method in methods:
+    if method not in registry.METHODS:
+      parser.error(f"no method {method!r}; expected some of {', '.join(registry.METHODS)}")
   for word in args.extra:
     field = word.split("=")[0].removeprefix("--config.")
     made_for = field == "distill.student_nfe" and CHOOSES_STEPS.intersection(methods)

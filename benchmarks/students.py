@@ -197,9 +197,23 @@ def show(found: dict, out: pathlib.Path) -> None:
   (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def numbers(text: str) -> tuple[int, ...]:
-  """Of a flag: `1,2,4`."""
-  return tuple(map(int, text.split(",")))
+def numbers(text: str, least: float = 1, kind: type = int) -> tuple:
+  """Of a flag: `1,2,4`. Raises `ArgumentTypeError` for what is not, or is below the least."""
+  try:
+    found = tuple(map(kind, text.split(",")))
+    if min(found) >= least:
+      return found
+  except ValueError:
+    pass
+  raise argparse.ArgumentTypeError(f"found {text!r}; expected numbers of at least {least}")
+
+
+def number(text: str) -> int:
+  """Of a flag: the one whole number that it is."""
+  found = numbers(text)
+  if len(found) > 1:
+    raise argparse.ArgumentTypeError(f"found {text!r}; expected one number")
+  return found[0]
 
 
 def check_names(parser: argparse.ArgumentParser, models: list[str]) -> None:
@@ -214,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
   parser.add_argument(
     "--teacher", type=pathlib.Path, action="append", help="a workdir, by default runs/digits_dmmd"
   )
-  parser.add_argument("--seeds", type=int, default=3, help="three at least for errors that hold")
+  parser.add_argument("--seeds", type=number, default=3, help="three at least for errors that hold")
   parser.add_argument(
     "--split", choices=("validation", "held_out"), default="validation", help="measured on"
   )

@@ -195,6 +195,8 @@ def of_runs(sources: list[str]) -> dict:
   for source in sources:
     name, _, path = source.rpartition("=")
     path = pathlib.Path(path)
+    if not path.exists():
+      raise TableError(f"no {path}; expected a workdir, or a results.json")
     found.append(of_run(path, name) if path.is_dir() else json.loads(path.read_text()))
   splits = {results.get("split") for results in found}
   if len(splits) > 1:

@@ -119,6 +119,8 @@ def load_array(path: str) -> np.ndarray:
         return arrays[name]
   except Exception as error:  # broken files raise nearly anything
     reason = str(error) or type(error).__name__
+    if "pickle" in reason:  # NumPy's guess of what it does not know, and its advice is not ours
+      reason = "it is text or of Python objects"
     raise ValueError(f"cannot read {path}: {reason}; {expected}") from error
   found = f"several arrays ({', '.join(names[:4])})" if names else "no array"
   raise ValueError(f"{path} holds {found}; expected one, or one that is named tokens")

@@ -215,7 +215,8 @@ def _check_value(field: str, value: object) -> None:
   name = _name(field)
   found = find(name)
   if not found:
-    raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name)}")
+    known = [*FIELDS, *(settings() if is_setting(name) else ())]
+    raise ConfigError(f"the config has a field {field}, which nothing uses{nearest(name, known)}")
   rule = found.rule
   require(
     rule.accepts(value), f"{field} is {shown(value)}; expected {rule}{_nearest_choice(value, rule)}"

@@ -47,8 +47,8 @@ def _check_method(config: ConfigDict, shape: tuple[int, ...]) -> None:
   distill, method = config.distill, registry.find(config.distill.method)
   require(
     distill.noise in method.noises,
-    f"distill.noise is {shown(distill.noise)}; a student of {distill.method} takes"
-    f" {' or '.join(method.noises)}",
+    f"distill.noise is {shown(distill.noise)}; for {distill.method} set it to"
+    f" {' or '.join(map(shown, method.noises))}",
   )
   require(
     not distill.lora_rank or getattr(method, "takes_low_rank", False),

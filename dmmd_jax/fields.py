@@ -147,7 +147,9 @@ FIELDS: dict[str, Field] = {
     num_categories=Field(Whole(2, 1023), "How many tokens there are.", ("hmm",)),
     num_hidden=Field(Whole(1, 1024), "States of the hidden Markov model.", ("hmm",)),
     unknown=Field(
-      Choice(("error", "drop")), "What becomes of characters outside the alphabet.", ("texts",)
+      Choice(("error", "drop")),
+      "What becomes of characters outside the alphabet, once accents are gone (é is e, ü is u).",
+      ("texts",),
     ),
     tokenizer=Field(
       Text(),

@@ -37,8 +37,8 @@ NETWORK = section(
   ),
   patch=Field(
     Whole(),
-    "Images: p x p pixels are one position of the transformer; 0 is the common divisor of the"
-    " sides that is nearest to 4. Sequences: p tokens.",
+    "Images: p x p pixels are one position of the transformer; 0, where a config has"
+    " dataset.shape, is the common divisor of the sides that is nearest to 4. Sequences: p tokens.",
     ("transformer",),
   ),
   positions=Field(Choice(("rotary", "learned")), "How positions are told.", ("transformer",)),

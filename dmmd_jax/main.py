@@ -64,6 +64,9 @@ def main(overrides: dict[str, str]) -> None:
     config, given = config_file.load(_CONFIG.value, overrides)
     image_size.settle(config, given)
     config_checks.check(config, given)
+    config_checks.require(
+      _WORKDIR.value != "", "--workdir is empty, as of a variable that is not set; give a folder"
+    )
     name = _WORKDIR.value or f"runs/{name}"
     config_devices.check_workdir(config, name)
     workdir = workdirs.locate(name, write=True)

@@ -143,7 +143,9 @@ class Items:
   def read(self, text: str) -> object:
     value = _literal(text)
     if value is text:  # names without quotes
-      return tuple(self.of.read(part.strip()) for part in text.strip("()[]").split(",") if part)
+      text = text.strip()
+      inside = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+      return tuple(self.of.read(part.strip()) for part in inside.split(",") if part)
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
   def __str__(self) -> str:

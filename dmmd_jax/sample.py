@@ -22,6 +22,7 @@ from dmmd_jax.sample_files import Samples
 
 # How many are drawn unless the command line says.
 _NUM = {"images": 64, "texts": 1, "sequences": 16}
+_TEACHER_NFE = 16
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     workdir = cli.find_run(args.workdir)
     args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
     source = cli.find_model(workdir, args.model, args.unfinished)
+    if args.nfe is None:
+      args.nfe = source.config.distill.student_nfe if args.model == "student" else _TEACHER_NFE
     kind = kind_of(source.config)
     check(args, source.config, kind)
     check_sampler(args, source.config)
@@ -49,7 +52,8 @@ def make_parser() -> cli.Parser:
   add("--workdir", required=True, help="of a run: a folder, or gs://bucket/folder")
   add("--model", choices=("student", "teacher"), help="default: student if any")
   add("--num", type=number(int, 1, 1_000_000), help="default: 1 text, 64 images, 16 sequences")
-  add("--nfe", type=number(int, 1, 100_000), default=16, help="steps, of every block; default: 16")
+  add("--nfe", type=number(int, 1, 100_000), help="steps, of every block; default: those that the"
+      f" student is made for, {_TEACHER_NFE} of a teacher")  # fmt: skip
   add("--seed", type=number(int, *cli.SEEDS), default=0, help="default: 0")
   # Beyond these float32 knows neither the probabilities nor their order.
   add("--temperature", type=number(float, 1e-6, 10**6), default=1.0, help="default: 1")

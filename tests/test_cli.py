@@ -44,13 +44,15 @@ def test_files_without_one_array_are_refused(tmp_path):
   np.savez(tmp_path / "objects.npz", tokens=np.array([{}]))
   with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
     file.writestr("tokens", "1 2 3")
+  (tmp_path / "words.npz").write_text("1 2 3")
   np.savez(tmp_path / "damaged.npz", tokens=np.arange(1000))
   whole = (tmp_path / "damaged.npz").read_bytes()
   (tmp_path / "damaged.npz").write_bytes(whole[:500] + b"x" * 100 + whole[600:])
   for name, message in {
     "several": r"holds several arrays \(a, b\); expected one, or one that is named tokens",
     "none": "holds no array; expected one",
-    "objects": "cannot read .*objects.npz: ",
+    "objects": r"cannot read .*objects.npz: it is text or of Python objects; expected a .npy",
+    "words": r"cannot read .*words.npz: it is text or of Python objects; expected a .npy",
     "text": "cannot read .*: tokens in it is no array; expected",
     "damaged": "cannot read .*damaged.npz: ",
     "absent": "does not exist; expected a .npy or .npz file",

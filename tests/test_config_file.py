@@ -112,7 +112,7 @@ def test_old_names_of_fields_are_read(tmp_path, capsys):
     ("--config.process.name=maskd", "masked, uniform, marginal; did you mean masked?"),
     ("--config.phases=teacher,distil", "evaluate, none twice; did you mean distill?"),
     ("--config.process.name=a\nb\\'", "process.name is 'a b'; expected one of"),
-    ("--config.phases=(", "phases is (); expected a tuple"),
+    ("--config.phases=(", "phases is ('(',); expected a tuple"),
     ("--config.teacher.steps=3", "no field teacher.steps; did you mean teacher.num_steps?"),
     ("--config.distill.sdtt.round=3", "did you mean distill.sdtt.rounds"),
     ("--config.learning_rate=3", "did you mean distill.auxiliary_optimizer.learning_rate or "),
@@ -121,6 +121,7 @@ def test_old_names_of_fields_are_read(tmp_path, capsys):
     ("--config.teacher=3", "teacher is a section; set a field of it, such as teacher.batch_size"),
     ("--config.teacher.optimizer=3", "teacher.optimizer is a section"),
     ("--config.preset=fast", "preset is 'fast'; this config has none"),
+    ("--config.evaluate.student_nfe=[1,2", "evaluate.student_nfe is ('[1', 2); expected a tuple"),
   ],
 )
 def test_wrong_overrides_are_one_line(argv, message):

@@ -45,7 +45,10 @@ DIMO = {"distill__method": "dimo", "distill__student_nfe": 1, "distill__noise": 
       make(evaluate__sampler="remdm", evaluate__remdm__eta=1.5),
       "evaluate.remdm.eta is 1.5; expected a number (float32) in [0, 1]",
     ),
-    (make(evaluate__psi__kapa=0.5), "has a field evaluate.psi.kapa, which nothing uses"),
+    (
+      make(evaluate__psi__kapa=0.5),
+      "has a field evaluate.psi.kapa, which nothing uses; did you mean evaluate.psi.kappa?",
+    ),
     (
       make(evaluate__ancestral__skip=True, **UNIFORM),
       "ancestral.skip is True and process.name is 'uniform'",

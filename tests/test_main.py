@@ -38,6 +38,10 @@ def run_main(*args, cwd=".", **environment):
     (["--config=configs/digits_dmmd.py", "--config.distill.top_p"], "has no value"),
     (["--config=configs/digits_dmmd.py", "--flagfile=absent"], "absent"),
     (["--config=configs/digits_dmmd.py", "--workdr=a"], "--workdr; did you mean --workdir?"),
+    (
+      ["--config=digits_dmmd", "--workdir="],
+      "--workdir is empty, as of a variable that is not set",
+    ),
     (["--config=digits_dmmd", "--teacher.ema=0"], "; did you mean --config.teacher.ema?"),
     (["--config=digits_dmmd", "--conf.teacher.ema=0"], "; did you mean --config.teacher.ema?"),
     (["--config=configs/digits_dmmd.py", "stray"], "stray"),

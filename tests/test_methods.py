@@ -25,7 +25,7 @@ DIGITS = "--config=configs/digits_dmmd.py"
 def test_every_method_runs_on_all_data_or_says_why_not(data, process, monkeypatch):
   config = importlib.import_module(f"configs.{data}_dmmd").get_config()
   config.process.name, config.teacher.loss = process, "bound"
-  teacher = records.Source(None, {"config": config.to_dict()})
+  teacher = records.Source(None, {"config": config.to_dict(), "inputs": {}})
   monkeypatch.setattr(records, "find_model", lambda *_: teacher)
   args = argparse.Namespace(teacher=["runs/teacher"], extra=[], rates="1")
   refused = set()
@@ -76,7 +76,7 @@ def test_what_is_made_before_the_first_step_counts():
 def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
   """Rate and rank lowest on validation data, with what a step costs; the steps; the rate again."""
   config = importlib.import_module("configs.digits_dmmd").get_config()
-  teacher = records.Source(None, {"config": config.to_dict(), "digest": "5eed"})
+  teacher = records.Source(None, {"config": config.to_dict(), "inputs": {}, "digest": "5eed"})
   monkeypatch.setattr(records, "find_model", lambda *_: teacher)
   monkeypatch.setattr(search, "costs", lambda flags: (1.0, 0.1 if is_low(flags) else 0.2))
   is_low = lambda flags: "--config.distill.lora_rank=16" in flags
@@ -107,7 +107,7 @@ def test_each_method_is_chosen_from_what_it_can_be(tmp_path, monkeypatch):
 
   monkeypatch.setattr(students, "compare", compare)
   args = argparse.Namespace(
-    teacher=["t"], extra=[], rates="0.5,1,3", ranks="0,16", made_for="1,2,4", minutes=1.0,
+    teacher=["t"], extra=[], rates=(0.5, 1.0, 3.0), ranks=(0, 16), made_for=(1, 2, 4), minutes=1.0,
     chosen_for=None, out=tmp_path, seeds=3, split="held_out",
   )  # fmt: skip
   data = dataclasses.replace(
@@ -290,6 +290,37 @@ def test_what_the_comparison_sets_is_not_given(word, message, capsys, monkeypatc
   with pytest.raises(SystemExit):
     methods.main()
   assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--methods=dmmd,dmdd", "no method 'dmdd'; expected some of dmmd, "),
+    ("--rates=a", "argument --rates: found 'a'; expected numbers"),
+    ("--rates=0", "argument --rates: found '0'"),
+    ("--ranks=0,-1", "argument --ranks: found '0,-1'"),
+    ("--made_for=x", "argument --made_for: found 'x'"),
+    ("--nfe=0", "argument --nfe: found '0'; expected numbers of at least 1"),
+    ("--seeds=0", "argument --seeds: found '0'"),
+    ("--seeds=1,2", "argument --seeds: found '1,2'; expected one number"),
+  ],
+)
+def test_wrong_arguments_are_told_before_anything_is_run(flag, message, capsys, monkeypatch):
+  monkeypatch.setattr(methods, "ready", lambda *_: pytest.fail("ran"))
+  monkeypatch.setattr(sys, "argv", ["methods", flag])
+  with pytest.raises(SystemExit) as ended:
+    methods.main()
+  assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_teacher_of_another_network_is_refused_before_anything_is_timed(monkeypatch):
+  config = importlib.import_module("configs.digits_dmmd").get_config()
+  config.network.width = 32
+  teacher = records.Source("runs/narrow", {"config": config.to_dict(), "inputs": {}})
+  monkeypatch.setattr(records, "find_model", lambda *_: teacher)
+  args = argparse.Namespace(teacher=["runs/narrow"], extra=[])
+  with pytest.raises(checks.ConfigError, match=r"the teacher in runs/narrow .*network.width: 32"):
+    methods.settings("dmmd", methods.DATA["digits"], args)
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])

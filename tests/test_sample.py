@@ -318,6 +318,21 @@ def test_a_student_that_is_drawn_in_a_way_of_its_own_takes_no_sampler(run_on, ca
     sample.main([f"--workdir={workdir}", "--model=teacher", "--sampler=p2"])
 
 
+@pytest.mark.parametrize(
+  ("options", "expected"),
+  [([], 3), (["--model=teacher"], 16), (["--nfe=5"], 5), (["--model=teacher", "--nfe=5"], 5)],
+)
+def test_a_student_takes_the_steps_that_it_is_made_for(run_on, monkeypatch, options, expected):
+  config = digits_dmmd.get_config()
+  config.distill.student_nfe = 3
+  workdir = run_on(config)
+  (workdir / "distill").mkdir()
+  asked = []
+  monkeypatch.setattr(sample, "draw", lambda args, *_: asked.append(args.nfe))
+  sample.main([f"--workdir={workdir}", *options])
+  assert asked == [expected]
+
+
 def test_sequences_are_lines_of_tokens(tmp_path, capsys):
   printed = drawn(capsys, trained(tmp_path, coins_dmmd), "--num=5", "--batch=2")
   lines = [line.split() for line in printed.splitlines()]

@@ -217,6 +217,12 @@ def test_files_that_do_not_agree_are_not_added_to_each_other(tmp_path):
     tables.of_runs([paths[0], paths[3]])
 
 
+def test_results_that_are_not_there_are_one_line(monkeypatch):
+  monkeypatch.setattr("sys.argv", ["tables", "--add=new", "--from", "runs/nowhere"])
+  with pytest.raises(SystemExit, match="no runs/nowhere; expected a workdir"):
+    tables.main()
+
+
 def test_students_come_into_a_file_by_the_command(monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(tables, "documents", list)
   tables.save("compared", results_of((9.0, 8.0), "aaaaaaa", ours=(3.0, 2.0)))

@@ -73,6 +73,30 @@ class Dataset:
     return total.hexdigest()[:32]
 
 
+def find_fault(data: Dataset) -> str:
+  """What of a data set is not as `Dataset` says, in words; "" where all is.
+
+  Splits in memory are looked at whole, of others as many examples as tell them from others.
+  """
+  for name in ("train", "validation", "held_out"):
+    rows, labels = getattr(data, name), getattr(data, f"{name}_labels")
+    if rows is None:
+      continue
+    some = rows if type(rows) is np.ndarray else random_rows(rows, _FINGERPRINTED)
+    if some.shape[1:] != data.shape:
+      return f"examples of {name} are {some.shape[1:]}, those of train {data.shape}"
+    if not np.issubdtype(some.dtype, np.integer):
+      return f"tokens of {name} are {some.dtype}; expected integers"
+    if some.size and not 0 <= some.min() <= some.max() < data.num_categories:
+      return (
+        f"tokens of {name} are {some.min()} to {some.max()}; expected 0 to"
+        f" {data.num_categories - 1}, as num_categories is {data.num_categories}"
+      )
+    if labels is not None and len(labels) != len(rows):
+      return f"{name} has {len(rows)} examples and {len(labels)} labels"
+  return ""
+
+
 def random_rows(rows, num: int) -> np.ndarray:
   """`num` of `rows`, or all if there are fewer, in a random order: `[min(num, len(rows)), ...]`.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmmd_jax import checkpoints, parallel
+from dmmd_jax.config_data import check_data
 from dmmd_jax.data import alphabets, chats, digits, hmm, images, text, tfds_text, toy
 from dmmd_jax.data.pipeline import Batch, Dataset, random_rows
 from dmmd_jax.diffusion import processes, registry, samplers, schedules
@@ -27,25 +28,13 @@ _COUNTED = 1_000_000
 
 
 def make_dataset(config) -> Dataset:
-  """Raises `TextError` or `ImageError` for data, or a tokenizer, that cannot be had."""
-  dataset = _load_dataset(config)
-  if "vocab_size" in config.network:
-    _check_tokens(config.network, dataset.num_categories)
-  return dataset
+  """Raises `TextError` or `ImageError` for data, or a tokenizer, that cannot be had.
 
-
-def _check_tokens(network, num_categories: int) -> None:
-  """The table has a row for each token, and none of them is that of the mask.
-
-  But for networks like LLaDA's, whose tokenizers have the mask for a token.
+  Raises `ConfigError` for data that are not what the config says.
   """
-  is_mask = network.name != "llama" and 0 <= network.mask_token < num_categories
-  if num_categories > network.vocab_size or is_mask:
-    raise alphabets.TextError(
-      f"the tokenizer has {num_categories} tokens, and network.vocab_size is {network.vocab_size}"
-      f" with network.mask_token {network.mask_token}; name that of the teacher in"
-      " dataset.tokenizer"
-    )
+  dataset = _load_dataset(config)
+  check_data(config, dataset)
+  return dataset
 
 
 def _load_dataset(config) -> Dataset:
@@ -72,13 +61,6 @@ def make_images(config) -> Dataset:
     raise images.ImageError(
       f"the images of {c.name} are {dataset.shape}; dataset.shape is {c.shape}: set it so,"
       " or to () to have it read from the files"
-    )
-  if config.network.classes and not dataset.num_classes:
-    raise images.ImageError(f"network.classes is True; {c.name} has no labels")
-  chooses = "evaluate" in config.get("phases", ()) and config.evaluate.split == "validation"
-  if chooses and dataset.validation is None:
-    raise images.ImageError(
-      f"evaluate.split is validation; {c.name} has no such split: set it to held_out"
     )
   return dataclasses.replace(dataset, flip=c.flip)
 

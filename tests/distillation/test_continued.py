@@ -48,7 +48,7 @@ def test_its_steps_are_those_of_the_teachers_phase(loss, microbatches):
     ({"distill.top_p": 0.9}, "does not ask"),
     ({"distill.from_prior": True}, "needs all times"),
     ({"distill.teacher": "exact"}, "no control of what is known exactly"),
-    ({"distill.noise": "gaussian"}, "a student of continued takes none"),
+    ({"distill.noise": "gaussian"}, "for continued set it to 'none'"),
     ({"distill.lora_rank": 8}, "lora_rank"),
   ],
 )

@@ -173,7 +173,7 @@ def test_what_does_not_go_together_is_said():
   for changes, message in (
     # From 1 to 0 the target is data: the student would be left with the likeliest token alone.
     ({"distill.dcd.rounds": 7}, r"would step 1, where at most 0\.5"),
-    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid'; a student of dcd takes none"),
+    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid'; for dcd set it to 'none'"),
     ({"distill.temperature": 0.5}, "would act anew in every round"),
     ({"distill.from_prior": True}, "distill.from_prior is True"),
     ({"distill.num_steps": 2}, "expected a step for each round at least"),

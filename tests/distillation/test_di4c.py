@@ -210,7 +210,7 @@ def test_passes_have_the_student_so_far_as_their_teacher_and_can_be_resumed():
 @pytest.mark.parametrize(
   ("changes", "said"),
   [
-    ({"distill.noise": "none"}, "a student of di4c takes latent"),
+    ({"distill.noise": "none"}, "for di4c set it to 'latent'"),
     ({"distill.di4c.passes": 9, "distill.num_steps": 8}, "at least one step for each"),
     ({"distill.di4c.passes": 2, "distill.guidance": 0.5, "network.classes": True}, "act anew"),
     ({"distill.from_prior": True, "distill.student_nfe": 1}, "follows itself a step later"),

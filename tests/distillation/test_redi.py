@@ -344,7 +344,7 @@ def test_a_network_that_has_no_blocks_is_taken():
   ("changes", "said"),
   [
     ({"distill.noise": "none"}, "use 'gaussian' or 'pyramid'"),
-    ({"distill.noise": "latent"}, "a student of redi takes gaussian or pyramid or none"),
+    ({"distill.noise": "latent"}, "for redi set it to 'gaussian' or 'pyramid' or 'none'"),
     ({"distill.noise_dim": 2}, "expected at least 3"),
     ({"distill.redi.chunk": 300}, "a divisor of"),
     ({"distill.redi.rounds": 9, "distill.num_steps": 8}, "one step for each"),

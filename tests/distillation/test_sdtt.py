@@ -129,7 +129,7 @@ def test_what_does_not_go_together_is_said():
   for changes, message in (
     ({"process.name": "uniform"}, "process.name is 'uniform'"),
     ({"distill.student_nfe": 4}, "a teacher of 8 n: set the former to 32"),
-    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid'; a student of sdtt takes none"),
+    ({"distill.noise": "pyramid"}, "distill.noise is 'pyramid'; for sdtt set it to 'none'"),
     ({"distill.temperature": 0.9}, "would act anew in every round"),
     ({"distill.from_prior": True}, "distill.from_prior is True"),
     ({"distill.num_steps": 2}, "distill.num_steps is 2 and distill.sdtt.rounds 3"),

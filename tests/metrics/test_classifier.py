@@ -28,3 +28,13 @@ def test_features_are_the_ones_of_published_distances():
   assert (defaults["steps"].default, defaults["seed"].default) == (2000, 0)
   unseen, expected = patches(50, 1)
   assert (np.argmax(classifier.predict(unseen)[1], -1) == expected).mean() > 0.9
+
+
+def test_tokens_of_sequences_have_no_order():
+  """Classes that no threshold on a token tells apart."""
+  rng = np.random.default_rng(2)
+  kinds, x = rng.integers(2, size=64), rng.integers(0, 64, size=(4000, 4))
+  labels = kinds[x[:, 1]]
+  classifier = train_classifier(x[:3500], labels[:3500], 64, steps=500)
+  features, logits = map(np.asarray, classifier.predict(x[3500:]))
+  assert features.shape == (500, 64) and (np.argmax(logits, -1) == labels[3500:]).mean() > 0.95

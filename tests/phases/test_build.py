@@ -10,6 +10,7 @@ import pytest
 
 from configs import cifar_dmmd, coins_dmmd, digits_dmmd
 from dmmd_jax import parallel
+from dmmd_jax.config_file import ConfigError
 from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.phases import build, distill, evaluate, teacher
@@ -142,7 +143,51 @@ def test_images_are_what_the_config_says_or_one_clear_line(tmp_path):
   config.dataset.shape = (8, 8, 1)
   assert build.make_dataset(config).num_classes == 0
   config.network.classes = True
-  with pytest.raises(ImageError, match="npz has no labels"):
+  with pytest.raises(ConfigError, match="npz has no labels"):
+    build.make_dataset(config)
+
+
+ROWS = np.arange(20).reshape(10, 2)
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    ({}, ""),
+    # The last token is that of the mask.
+    ({"num_categories": 19}, "train are 0 to 19; expected 0 to 18, as num_categories is 19"),
+    ({"held_out": ROWS[:3] - 1}, "held_out are -1 to 4; expected 0 to 19"),
+    ({"train": ROWS + 0.7}, "train are float64; expected integers"),
+    ({"validation": np.zeros((3, 4), int)}, r"validation are \(4,\), those of train \(2,\)"),
+    ({"train_labels": np.zeros(9, int)}, "train has 10 examples and 9 labels"),
+    ({name: np.tile(ROWS, (1, 2)) for name in ("train", "held_out")}, r"\(4,\); the config has"),
+  ],
+)
+def test_data_of_ones_own_are_as_a_data_set_is(changed, message, monkeypatch):
+  given = {"train": ROWS, "held_out": ROWS[:3], "num_categories": 20} | changed
+  monkeypatch.setattr(build, "_load_dataset", lambda _: Dataset(**given))
+  if not message:
+    build.make_dataset(coins_dmmd.get_config())
+    return
+  with pytest.raises(ConfigError, match=f"the (data|examples of) coins.*{message}"):
+    build.make_dataset(coins_dmmd.get_config())
+
+
+def test_what_is_asked_of_data_is_there(monkeypatch):
+  dataset = Dataset(ROWS, ROWS[:3], 20)
+  monkeypatch.setattr(build, "_load_dataset", lambda _: dataset)
+  config = coins_dmmd.get_config()
+  config.evaluate.split = "validation"
+  with pytest.raises(ConfigError, match="coins has no such split: set it to held_out"):
+    build.make_dataset(config)
+  config = coins_dmmd.get_config()
+  config.network.classes = True
+  with pytest.raises(ConfigError, match="coins has no labels: set it to False"):
+    build.make_dataset(config)
+  config = coins_dmmd.get_config()
+  with config.unlocked():
+    config.network.update({"vocab_size": 24, "mask_token": 3})
+  with pytest.raises(ConfigError, match=r"the data have 20 tokens, .*mask_token 3; set these to"):
     build.make_dataset(config)
 
 

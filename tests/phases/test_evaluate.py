@@ -13,7 +13,6 @@ from configs import digits_dmmd, toy_dmmd
 from dmmd_jax import parallel, records
 from dmmd_jax.config_file import ConfigError
 from dmmd_jax.data import digits
-from dmmd_jax.data.images import ImageError
 from dmmd_jax.data.pipeline import Batch, Dataset
 from dmmd_jax.diffusion.samplers import Samples, Sampling
 from dmmd_jax.diffusion.samplers.grids import Cosine
@@ -160,7 +159,7 @@ def test_images_without_a_validation_split_cannot_choose_settings(tmp_path):
   np.savez(tmp_path / "x.npz", images=np.zeros((20, 8, 8), np.uint8))
   assert len(build.make_dataset(config).train) == 18
   config.evaluate.split = "validation"
-  with pytest.raises(ImageError, match=r"evaluate.split is validation; npz has no such split"):
+  with pytest.raises(ConfigError, match=r"evaluate.split is validation; npz has no such split"):
     build.make_dataset(config)
   del config.evaluate, config.phases  # as a teacher's record is, of which samples are drawn
   assert len(build.make_dataset(config).train) == 18
