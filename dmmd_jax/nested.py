@@ -33,6 +33,16 @@ def select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> d
   return selected
 
 
+def without_places_of_data(value: Any) -> Any:
+  """Nested dicts, however deep a config is in them, without the path of its data."""
+  if not isinstance(value, dict):
+    return value
+  value = {name: without_places_of_data(inner) for name, inner in value.items()}
+  if isinstance(value.get("dataset"), dict):
+    value["dataset"].pop("path", None)
+  return value
+
+
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   flat = {}
   for name, value in values.items():

@@ -150,13 +150,15 @@ def check(config: ConfigDict, workdir: epath.Path, unfinished: bool = False) -> 
 def require_unchanged(folder: epath.Path, now: dict[str, Any]) -> None:
   """Raises `ConfigError` where the phase in `folder` was begun from something else than `now`.
 
-  What it will read but does not exist yet is no difference; an evaluation is simply made again.
+  What it will read but does not exist yet is no difference, nor is where data lie, which have a
+  fingerprint; an evaluation is simply made again.
   """
   if folder.exists() and not folder.is_dir():
     raise ConfigError(f"{folder} is a file; expected the folder of a phase: move it away")
   begun = read_begun(folder)
   if begun is None or folder.name == "evaluate":
     return
+  begun, now = map(nested.without_places_of_data, (begun, now))
   inputs = {name: begun["inputs"].get(name) for name in now["inputs"]}
   of_config = nested.differences(begun["config"], now["config"])
   changed = of_config + nested.differences(inputs, now["inputs"])
@@ -176,7 +178,7 @@ def is_complete(folder: epath.Path, now: dict[str, Any]) -> bool:
   record = _read(folder / "record.json")
   if not record or _find_damage(folder, record["result"]):
     return False
-  made_from = record["depends"]
+  made_from, now = map(nested.without_places_of_data, (record["depends"], now))
   if "data" not in now["inputs"]:
     made_from["inputs"].pop("data", None)
   return made_from == now

@@ -65,6 +65,25 @@ def test_a_phase_is_complete_for_what_it_was_made_from(tmp_path):
   records.check(digits(distill__num_steps=7, phases=("teacher",)), tmp_path)  # not the teacher's
 
 
+def test_data_may_be_moved_and_not_changed(tmp_path):
+  """As a fingerprint tells; the path is in the record of the teacher that a student was of, too."""
+  here, there = (text(dataset__name="textfile", dataset__path=path) for path in ("a", "/b"))
+  data = {"data": records.Source(None, {"fingerprint": "f"})}
+  for phase in here.phases:
+    leave(here, tmp_path, phase, **records.find_sources(here, tmp_path, phase), **data)
+  records.check(there, tmp_path)
+  for phase in there.phases:
+    sources = records.find_sources(there, tmp_path, phase)
+    assert records.is_complete(tmp_path / phase, records.depends(there, phase, sources | data))
+  data["data"].identity["fingerprint"] = "g"
+  for phase in there.phases:
+    now = records.depends(there, phase, records.find_sources(there, tmp_path, phase) | data)
+    assert not records.is_complete(tmp_path / phase, now)
+    if phase != "evaluate":
+      with pytest.raises(ConfigError, match=r"other data or models .data.fingerprint: f -> g"):
+        records.require_unchanged(tmp_path / phase, now)
+
+
 @pytest.mark.parametrize(
   "overrides",
   [
