@@ -74,7 +74,8 @@ def find_model(workdir: epath.Path, name: str, unfinished: bool = False) -> Sour
     )
   step, begun = latest_step(folder), read_begun(folder)
   if not step or not begun:
-    elsewhere = f", or set {_ELSEWHERE[name]} to a workdir with one" if name in _ELSEWHERE else ""
+    field = _ELSEWHERE.get(name)
+    elsewhere = f", or name the workdir that has one ({field} of a config)" if field else ""
     raise ConfigError(
       f"no trained {name} in {folder}; run the phase {phase!r} there first{elsewhere}"
     )
