@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dmmd_jax import cli, config_settings, sample_files
 from dmmd_jax.config import ConfigError, example_shape
+from dmmd_jax.config_file import nearest_of
 from dmmd_jax.config_network import check_guidance
 from dmmd_jax.data.alphabets import TextError, make_tokenizer
 from dmmd_jax.diffusion import registry
@@ -28,7 +29,10 @@ _TEACHER_NFE = 16
 def main(argv: list[str] | None = None) -> None:
   parser = make_parser()
   args, rest = parser.parse_known_args(argv)
-  args.settings = vars(make_settings_parser(args.sampler if rest else "").parse_args(rest))
+  settings, strays = make_settings_parser(args.sampler if rest else "").parse_known_args(rest)
+  if strays:
+    parser.error(f"unrecognized arguments: {' '.join(strays)}{_meant(strays[0], args.sampler)}")
+  args.settings = vars(settings)
   try:
     workdir = cli.find_run(args.workdir)
     args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
@@ -86,6 +90,16 @@ def make_settings_parser(sampler: str) -> cli.Parser:
         help=field.metadata["doc"],
       )
   return parser
+
+
+def _meant(stray: str, sampler: str) -> str:
+  """The end of a message about an unknown option: settings of samplers that it may be."""
+  name = stray.lstrip("-").partition("=")[0]
+  names = {s: [f.name for f in dataclasses.fields(registry.find(s))] for s in registry.SAMPLERS}
+  having = [f"--sampler={s}" for s in names if name in names[s]]
+  if having:
+    return f"; {name} is a setting of {' and '.join(having)}"
+  return nearest_of(f"--{name}", [f"--{known}" for known in names[sampler]])
 
 
 def _read(rule: Rule, text: str) -> object:

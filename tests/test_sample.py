@@ -295,7 +295,8 @@ def test_a_sampler_is_asked_for_by_name_with_its_settings(
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (["--eta=.1"], "unrecognized arguments: --eta=.1"),
+    (["--eta=.1"], "unrecognized arguments: --eta=.1; eta is a setting of --sampler=remdm"),
+    (["--sampler=remdm", "--etta=.1"], "arguments: --etta=.1; did you mean --eta?"),
     (["--sampler=remask"], "argument --sampler: invalid choice: 'remask'"),
     (["--sampler=remdm", "--eta=2"], "argument --eta: found '2'; expected a number (float32) in"),
     (["--sampler=remdm", "--gamma=1"], "unrecognized arguments: --gamma=1"),
