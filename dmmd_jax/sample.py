@@ -29,10 +29,10 @@ _TEACHER_NFE = 16
 def main(argv: list[str] | None = None) -> None:
   parser = make_parser()
   args, rest = parser.parse_known_args(argv)
-  settings, strays = make_settings_parser(args.sampler if rest else "").parse_known_args(rest)
-  if strays:
+  of_sampler = make_settings_parser(args.sampler if rest else "")
+  if strays := of_sampler.parse_known_args(rest)[1]:
     parser.error(f"unrecognized arguments: {' '.join(strays)}{_meant(strays[0], args.sampler)}")
-  args.settings = vars(settings)
+  args.settings = vars(of_sampler.parse_args(rest))
   try:
     workdir = cli.find_run(args.workdir)
     args.model = args.model or ("student" if (workdir / "distill").exists() else "teacher")
