@@ -297,6 +297,7 @@ def main() -> None:
   parser.add_argument("--add", help="name of a results file to write first")
   parser.add_argument("--into", help="name of one to put the rows of students into")
   parser.add_argument("--from", nargs="+", dest="sources", help="workdirs, or a results.json")
+  parser.add_argument("--replace", action="store_true", help="a file that another command made")
   parser.add_argument("--command", help="the command that made it; default: what the file says")
   args = parser.parse_args()
   try:
@@ -306,6 +307,11 @@ def main() -> None:
       command = args.command or results.get("command") or before.get("command")
       if not command:
         parser.error("no results file says which command made it; give --command")
+      if not args.replace and before.get("command", command) != command:
+        raise TableError(
+          f"docs/results/{args.add}.json is of another command, `{before['command']}`; give another"
+          " name, or --replace"
+        )
       save(args.add, results | {"command": command})
     if args.into:
       for source in args.sources:

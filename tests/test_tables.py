@@ -124,6 +124,17 @@ def test_results_that_are_added_say_which_command_made_them(monkeypatch, tmp_pat
   monkeypatch.setattr("sys.argv", add)  # as the file of before says
   tables.main()
   assert json.loads((tmp_path / "new.json").read_text())["command"] == "make demo"
+  # Not over what another command made, unless that is meant.
+  other = [*add, "--command=make other"]
+  monkeypatch.setattr("sys.argv", other)
+  with pytest.raises(
+    SystemExit, match=r"new.json is of another command, `make demo`; give another"
+  ):
+    tables.main()
+  assert json.loads((tmp_path / "new.json").read_text())["command"] == "make demo"
+  monkeypatch.setattr("sys.argv", [*other, "--replace"])
+  tables.main()
+  assert json.loads((tmp_path / "new.json").read_text())["command"] == "make other"
 
 
 def results_of(teacher, commit, split="held_out", **models):
