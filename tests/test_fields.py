@@ -66,7 +66,7 @@ def test_rules(rule, right, wrong):
     (Items(Whole()), "1,2", (1, 2)),
     (Items(Whole()), "4", (4,)),
     (Items(Whole()), "", ()),
-    (Items(Whole()), "(1,", (1,)),
+    (Items(Whole()), "(1,", ("(1",)),  # which is refused
     (Items(Choice(("a", "b"))), "a, b", ("a", "b")),
     (Items(Choice(("a", "b"))), "('a',)", ("a",)),
     (Items(PAIR), "((1,(2.0,)),)", ((1, (2.0,)),)),
