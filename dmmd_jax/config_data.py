@@ -16,7 +16,7 @@ def check_data(config: ConfigDict, dataset: Dataset) -> None:
     dataset.shape == shape, f"the examples of {name} are {dataset.shape}; the config has {shape}"
   )
   require(
-    dataset.num_classes or not config.network.classes,
+    not config.network.classes or dataset.num_classes > 0,  # labels are read only if asked for
     f"network.classes is True; {name} has no labels: set it to False",
   )
   chooses = "evaluate" in config.get("phases", ()) and config.evaluate.split == "validation"

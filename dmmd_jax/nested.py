@@ -34,7 +34,10 @@ def select(config: ConfigDict, names: tuple[str, ...], leave_out: set[str]) -> d
 
 
 def without_places_of_data(value: Any) -> Any:
-  """Nested dicts, however deep a config is in them, without the path of its data."""
+  """Nested dicts, however deep a config is in them, without the path of its data.
+
+  A record has it, to load them from; two that differ in it alone are of the same data.
+  """
   if not isinstance(value, dict):
     return value
   value = {name: without_places_of_data(inner) for name, inner in value.items()}

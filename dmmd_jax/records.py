@@ -2,7 +2,7 @@
 
 A phase folder holds `config.json`, what the phase depends on, from before its first step, and
 `record.json`, the same with the result, from after its last. A phase is complete exactly if its
-record equals what it would be now.
+record equals what it would be now, but for where its data lie.
 """
 
 import contextlib
